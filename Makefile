@@ -1,0 +1,56 @@
+# Two commands do all set-up on a fresh machine: `make reproduce` and `make test`.
+PYTHON  ?= python3
+PROFILE ?= quick
+COHORT  ?= simulated
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+READY   := $(VENV)/installed
+# The chapters whose figures are published from real recordings, and how they are run.
+PUBLISHED         ?= 01_cohorts 02_protocol
+PUBLISHED_PROFILE ?= paper
+PUBLISHED_COHORT  ?= mimic_perform_af
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab bench figures readme clean-notebooks clean
+
+help:  ## what can be made (this list)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+
+# Made anew when the configuration changes; everything in one pip call, so that the pins meet.
+$(READY): settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] \
+	  + "; say which: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[book,dev]'
+	@touch $@
+
+reproduce: $(READY)  ## every chapter, executed into build/, with one page of all results
+	$(BIN)/python -c "from biossl.book import reproduce as run; \
+	  raise SystemExit(not run('build', profile='$(PROFILE)', cohort='$(COHORT)'))"
+
+test: $(READY)  ## the library's notebooks and the tests
+	$(BIN)/nbdev_test --n_workers 2 --skip_file_re '^([_.]|[0-9][0-9]_|bench)'
+	$(BIN)/python -m pytest
+
+lab: $(READY)  ## open the book in JupyterLab
+	$(BIN)/jupyter lab $(LAB_OPTIONS) nbs
+
+bench: $(READY)  ## what things cost, as ratios, into build/bench.csv
+	@mkdir -p build
+	$(BIN)/papermill nbs/bench.ipynb build/bench.ipynb -p out build --no-progress-bar </dev/null
+	@cat build/bench.csv
+
+figures: $(READY)  ## the published results again, into figures/ (needs BIOSSL_DATA)
+	@mkdir -p build
+	for chapter in $(PUBLISHED); do $(BIN)/papermill nbs/$$chapter.ipynb build/$$chapter.ipynb \
+	  -p profile $(PUBLISHED_PROFILE) -p cohort $(PUBLISHED_COHORT) -p out figures \
+	  --no-progress-bar </dev/null || exit 1; done
+
+readme: $(READY)  ## README.md from nbs/index.ipynb
+	$(BIN)/python -c "from biossl.book import write_readme; print(write_readme())"
+
+clean-notebooks: $(READY)  ## take outputs, counts and widget state out of all notebooks
+	$(BIN)/python -c "from biossl.book import strip_notebooks; print(*strip_notebooks(), sep='\n')"
+
+clean:  ## remove what was built, and the environment
+	rm -rf build dist $(VENV) *.egg-info
