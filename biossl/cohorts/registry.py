@@ -44,6 +44,7 @@ class Card:
     roots: tuple[str, ...] = ()          # base addresses of a publisher's many small files, in order
     index: str = ""                      # the publisher's checksum list under a root ("HASH  PATH" a line)
     note: str = ""
+    leads: int = 1                       # ECG leads, for what `biossl doctor` computes
 
 
 @dataclass(frozen=True)
