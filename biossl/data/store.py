@@ -195,15 +195,11 @@ class _Packing:
     def _drop(self, reason, *names): self.dropped.setdefault(reason, []).extend(names)
 
     def _array(self, key, rows, made) -> _Appended:
-        "The file of an array; its rows, and a signal's leads, are those of the first recording."
+        "The file of an array, whose rows have one shape in all recordings."
+        if key in made.leads: _note_leads(self.leads, key, made.leads[key], made.recording)
         if key not in self.arrays:
             self.arrays[key] = _Appended(self.folder / f"{key}.npy", rows.shape[1:])
-            if key in made.leads: self.leads[key] = made.leads[key]
-        shape, leads = self.arrays[key].shape, self.leads.get(key)
-        if leads != made.leads.get(key):
-            raise RecordingError(f"leads are {made.leads[key]}, those before {leads}", field=key,
-                                 where=made.recording, remedy="name the leads in the windowing")
-        if shape != rows.shape[1:]:
+        if (shape := self.arrays[key].shape) != rows.shape[1:]:
             raise RecordingError(f"windows have shape {rows.shape[1:]}, those before {shape}",
                                  where=made.recording, field=key,
                                  remedy="give a rate in the windowing instead of 0")
@@ -227,6 +223,15 @@ class _Packing:
     def __enter__(self): return self
 
 
+def _note_leads(known: dict, key: str, leads, where):
+    "Several leads stand in one order everywhere; a single lead may be any, and which is noted."
+    kinds, leads = known.setdefault(key, []), tuple(leads)
+    if kinds and leads != kinds[0] and (len(leads) > 1 or len(kinds[0]) > 1):
+        raise RecordingError(f"leads are {leads}, those before {kinds[0]}", where=where, field=key,
+                             remedy="name the leads in the windowing")
+    if leads not in kinds: kinds.append(leads)
+
+
 def _report(folder: Path, **facts):
     (folder / "report.json").write_text(json.dumps(dict(version=VERSION, **facts), indent=1))
 
@@ -234,6 +239,7 @@ def _report(folder: Path, **facts):
 class Windows:
     """Windows at rest: `arrays` `(N, C, T)` by name, `index` with a row for each, `report` of drops.
 
+    `leads` names the `C` rows of a signal; several entries where recordings have one lead, but not the same.
     Opened by `pack` or `open_windows`; goes to other processes as the name of its folder.
     """
     def __init__(self, folder):
@@ -241,7 +247,7 @@ class Windows:
         facts = _facts(self.folder)
         self.key, self.cohort = self.folder.name, facts["cohort"]
         self.windowing = Windowing(**facts["windowing"])
-        self.leads = {key: tuple(o) for key, o in facts["leads"].items()}
+        self.leads = {key: [tuple(o) for o in kinds] for key, kinds in facts["leads"].items()}
         self.dropped = facts["dropped"]
         self.arrays = {key: _mapped(self.folder, key, shape) for key, shape in facts["shapes"].items()}
         self._plain = {key: np.asarray(o) for key, o in self.arrays.items()}
@@ -363,13 +369,7 @@ def join(stores, target) -> Windows:
     with _room(target), whole_folder(target) as passing:
         merge_indexes([o.folder / "index.parquet" for o in stores], passing / "index.parquet")
         for key in stores[0].arrays: _concatenate([o.arrays[key] for o in stores], passing, key)
-        dropped = {}
-        for o in stores:
-            for reason, names in o.dropped.items(): dropped.setdefault(reason, []).extend(names)
-        n = sum(map(len, stores))
-        _report(passing, cohort=" + ".join(dict.fromkeys(o.cohort for o in stores)), dropped=dropped,
-                windowing=asdict(stores[0].windowing), leads=stores[0].leads,
-                shapes={key: (n, *o.shape[1:]) for key, o in stores[0].arrays.items()})
+        _report(passing, **_joined_facts(stores))
     return open_windows(target)
 
 
@@ -377,14 +377,24 @@ def _joinable(stores):
     if not stores: raise StoreError("there is nothing to join", field="stores")
     first, owner = stores[0], {}
     for o in stores:
-        for what in ("windowing", "leads"):
-            if getattr(o, what) != getattr(first, what):
-                raise StoreError(f"{getattr(o, what)} is not {getattr(first, what)}", where=o.folder,
-                                 field=what, remedy="pack all shards with the same windowing")
+        if o.windowing != first.windowing:
+            raise StoreError(f"{o.windowing} is not {first.windowing}", where=o.folder,
+                             field="windowing", remedy="pack all shards with the same windowing")
         for name in o.index.recording.unique():
             if owner.setdefault(name, o.folder) != o.folder or stores.count(o) > 1:
                 raise StoreError(f"recording {name} stands in {owner[name]}, too", where=o.folder,
                                  field="recording", remedy="give each recording to one shard")
+
+
+def _joined_facts(stores) -> dict:
+    dropped, leads, n = {}, {}, sum(map(len, stores))
+    for o in stores:
+        for reason, names in o.dropped.items(): dropped.setdefault(reason, []).extend(names)
+        for key, kinds in o.leads.items():
+            for kind in kinds: _note_leads(leads, key, kind, o.folder)
+    return dict(cohort=" + ".join(dict.fromkeys(o.cohort for o in stores)), dropped=dropped,
+                windowing=asdict(stores[0].windowing), leads=leads,
+                shapes={key: (n, *o.shape[1:]) for key, o in stores[0].arrays.items()})
 
 
 def _concatenate(arrays, folder, key, rows: int = 1024):
