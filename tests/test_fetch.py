@@ -306,6 +306,15 @@ def test_a_damaged_archive_is_our_own_error(tmp_path, make, name):
     with pytest.raises(FetchError, match="no such"): unpack(tmp_path / "none.zip", tmp_path / "out")
 
 
+def test_the_checksum_at_the_end_of_a_compressed_tar_is_read(tmp_path):
+    archive = tar_of(tmp_path / "a.tar.gz", [("a.dat", b"1" * 20_000), ("b.dat", b"2" * 20_000)])
+    content = bytearray(archive.read_bytes())
+    content[-8] ^= 1  # first byte of gzip's CRC, far behind the last member
+    archive.write_bytes(content)
+    with pytest.raises(FetchError, match="CRC"): unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_archives_of_a_cohort_are_fetched_and_unpacked_once(publisher, home, tmp_path):
     one = tar_of(tmp_path / "one.tar.gz", MEMBERS).read_bytes()
     two = zip_of(tmp_path / "two.zip", [("wrap/p1/b.dat", b"5678")]).read_bytes()
