@@ -111,11 +111,17 @@ def split_rows(run: Run, windows, task: Task):
     strata = None if task.kind == "regression" else truth[rows]
     subjects = windows.labels("subject").astype(str)
     folds = window_folds if run.split == "window" else subject_folds
-    fold = folds(subjects[rows], strata, run.folds, run.seed)
+    fold = folds(_in_sight(subjects[rows]), strata, run.folds, run.seed)
     train, test = rows[fold != run.fold], rows[fold == run.fold]
     if run.split == "subject":
         assert_disjoint(subjects[train], subjects[test], what=f"{run.row}, fold {run.fold}")
     return train, test
+
+
+def _in_sight(subjects) -> np.ndarray:
+    "Subjects by rank of appearance and name: folds hang on the order of people, not on spelling."
+    ranks = {name: i for i, name in enumerate(dict.fromkeys(subjects.tolist()))}
+    return np.array([f"{ranks[o]:06}:{o}" for o in subjects.tolist()])
 
 
 def check_keys(method, task: Task):
@@ -376,4 +382,5 @@ def _gather(jobs):
     "One frame of all predictions."
     import pandas as pd
     frames = [pd.read_parquet(o.target / "predictions.parquet").assign(row=o.run.row) for o in jobs]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    columns = ["run", "row", "fold", "seed", "window", "recording", "subject", "truth"]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
