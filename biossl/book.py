@@ -37,7 +37,7 @@ def find_chapter(name: str, root=None) -> Path:
     asked = Path(name).name.removesuffix(".ipynb")
     for stem, path in known.items():
         number, _, rest = stem.partition("_")
-        if asked in (stem, rest) or asked.zfill(2) == number: return path
+        if asked in (stem, rest) or (asked and asked.zfill(2) == number): return path
     raise RequestError(f"no chapter {name}", remedy=nearest(asked, known))
 
 # %% ../nbs/book.ipynb #142da8e6
@@ -197,7 +197,8 @@ def stripped(nb):
     nb.metadata.update(kernelspec=python | {"name": "python3"})
     nb.cells = [o for o in nb.cells if "injected-parameters" not in o.metadata.get("tags", [])]
     for cell in nb.cells:
-        for key in set(cell.metadata) - {"tags"}: del cell.metadata[key]
+        for key, value in list(cell.metadata.items()):
+            if key != "tags" or not value: del cell.metadata[key]  # papermill adds empty tags
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     return nb
 

@@ -18,10 +18,12 @@ import yaml
 from biossl.book import HIDDEN, chapters, readme
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = [o for o in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in o.parts]
+NOTEBOOKS = [o for o in sorted((ROOT / "nbs").rglob("*.ipynb"))
+             if ".ipynb_checkpoints" not in o.parts]
 CHAPTERS = chapters(ROOT)
 MODULES = sorted(o for o in (ROOT / "biossl").rglob("*.py") if o.name != "_modidx.py")
-ARROW = ("data", "cohorts", "nn", "methods", "train", "evaluation", "papers", "book", "command")
+ARROW = ("data", "cohorts", "nn", "methods", "train", "evaluation", "papers", "book", "doctor",
+         "command")
 PARAMETERS = {"cohort", "profile", "seed", "device", "workers", "out"}
 
 
@@ -87,8 +89,9 @@ def test_chapter_has_one_parameters_cell_and_it_comes_first(path):
 @pytest.mark.parametrize("path", CHAPTERS, ids=short)
 def test_chapter_exports_instances_only_and_runs_everywhere(path):
     for cell in cells(path):
-        assert "nbdev_export(" not in cell["source"], "would rewrite the package while others run it"
-        assert not re.search(r"^#\s*\|\s*eval:\s*false", cell["source"], re.M), "papermill runs it anyway"
+        assert "nbdev_export(" not in cell["source"], "rewrites the package while others run it"
+        skipped = re.search(r"^#\s*\|\s*eval:\s*false", cell["source"], re.M)
+        assert not skipped, "papermill runs it anyway"
         if not re.search(r"^#\s*\|\s*exporti?\b", cell["source"], re.M): continue
         made = [o for o in ast.walk(ast.parse(cell["source"]))
                 if isinstance(o, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))]
@@ -174,11 +177,19 @@ def test_evaluation_loads_no_torch():
 
 def test_each_room_can_be_imported_first():
     code = (f"import importlib, sys\nfor name in {sorted(NAMES)!r}:\n"
-            "    for o in [o for o in sys.modules if o.split('.')[0] == 'biossl']: del sys.modules[o]\n"
+            "    ours = [o for o in sys.modules if o.split('.')[0] == 'biossl']\n"
+            "    for o in ours: del sys.modules[o]\n"
             "    try: importlib.import_module(name)\n"
             "    except Exception as e: print(name, repr(e))\n")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=short)
+def test_no_proof_cell_was_exported(path):
+    done = [o for o in ast.parse(path.read_text(encoding="utf-8")).body
+            if isinstance(o, (ast.Assert, ast.For, ast.While, ast.With))]
+    assert [ast.unparse(o)[:60] for o in done] == []
 
 
 # ---- code and text ---------------------------------------------------------------------------
@@ -200,7 +211,7 @@ def repository_files():
 
 
 def test_no_path_of_one_machine_is_stored():
-    machine = re.compile(rb"(?<![\w./\\-])(/(work|home|root|Users|mnt|opt|srv)/\w|[A-Z]:\\\\?Users)")
+    machine = re.compile(rb"(?<![\w./\\-])(/(work|home|root|Users|mnt|opt|srv)/\w|[A-Z]:\\+Users)")
     found = [f"{short(path)}: {hit[0].decode()}" for path in repository_files()
              for hit in [machine.search(path.read_bytes())] if hit]
     assert found == []
@@ -226,7 +237,8 @@ def test_citation_is_complete_and_of_this_version():
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     said = [ROOT / "README.md", ROOT / ".ci" / "run", *(ROOT / ".github/workflows").glob("*.yml")]
-    named = {o for path in said for o in re.findall(r"(?:^\s*|run: |`)make ([a-z-]+)", path.read_text(), re.M)}
+    command = re.compile(r"(?:^\s*|run: |`)make ([a-z-]+)", re.M)
+    named = {o for path in said for o in command.findall(path.read_text(encoding="utf-8"))}
     assert {"test", "reproduce"} <= named <= targets
 
 

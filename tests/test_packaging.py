@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TREE = ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE")
+TREE = ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE",
+        "NOTICE")
 
 
 def below(folder, *suffixes):
@@ -50,8 +51,10 @@ def test_wheel_is_imported_away_from_the_repository(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as z: z.extractall(tmp_path / "site")
     code = ("import importlib, pkgutil, sys; sys.path.insert(0, 'site'); import biossl\n"
             "assert 'site' in biossl.__file__, biossl.__file__\n"
-            "for o in pkgutil.walk_packages(biossl.__path__, 'biossl.'): importlib.import_module(o.name)\n"
+            "for o in pkgutil.walk_packages(biossl.__path__, 'biossl.'):\n"
+            "    importlib.import_module(o.name)\n"
             "print(biossl.__version__)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
+                          text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in wheel.name

@@ -1,0 +1,158 @@
+"""Chapters as files: executed by papermill in every form a reader may type, collected, cleaned."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from biossl.book import (Executed, chapters, find_chapter, readme, reproduce, run_book, run_chapter,
+                         strip_notebooks, stripped)
+from biossl.data.errors import RequestError
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = chapters(ROOT)
+v4 = nbformat.v4
+PYTHON = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+
+def notebook(path, *sources, title="# A chapter"):
+    "A stored notebook: a title, the parameters, then `sources`."
+    head = v4.new_code_cell('profile = "quick"\ncohort = "simulated"\nworkers = "auto"\n'
+                            'out = "build"')
+    head.metadata["tags"] = ["parameters"]
+    cells = [v4.new_markdown_cell(title), head, *map(v4.new_code_cell, sources)]
+    nbformat.write(v4.new_notebook(cells=cells, metadata={"kernelspec": PYTHON}), path)
+
+
+WORK = """from pathlib import Path
+folder = Path(out) / "00_good"
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "table1.csv").write_text(f"row,mean\\n{profile} & {cohort},0.25\\n")
+(folder / "curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    "A book of a good and a failing chapter, with the test standing in it."
+    (tmp_path / "nbs").mkdir()
+    shutil.copy(ROOT / "settings.ini", tmp_path)
+    notebook(tmp_path / "nbs" / "00_good.ipynb", WORK, title="# The good & the rest")
+    notebook(tmp_path / "nbs" / "01_bad.ipynb", "raise ValueError('a fault <here>')")
+    notebook(tmp_path / "nbs" / "library.ipynb", "never = 'run as a chapter'")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def papermill(*words, cwd, **more):
+    line = [sys.executable, "-m", "papermill", *map(str, words)]
+    return subprocess.run(line, cwd=cwd, check=True, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, **more)
+
+
+# ---- the book as files -----------------------------------------------------------------------
+
+def test_a_failing_chapter_is_shown_and_stops_no_other(book, capsys):
+    before = {o: o.read_bytes() for o in (book / "nbs").iterdir()}
+    assert not reproduce("build", profile="smoke")
+    assert {o: o.read_bytes() for o in (book / "nbs").iterdir()} == before
+    said, page = capsys.readouterr().out, (book / "build" / "index.html").read_text()
+    assert "00_good" in said and "a fault <here>" in said and "FAILED" in said
+    assert "a fault &lt;here&gt;" in page and "The good &amp; the rest" in page
+    assert "<td>smoke &amp; simulated</td>" in page and 'src="00_good/curve.svg"' in page
+    assert sorted(o.name for o in (book / "build").iterdir()) == [
+        "00_good", "00_good.html", "00_good.ipynb", "01_bad.html", "01_bad.ipynb", "index.html"]
+    assert "a fault" in (book / "build" / "01_bad.ipynb").read_text()
+
+
+def test_a_book_without_faults_ends_well(book):
+    (book / "nbs" / "01_bad.ipynb").unlink()
+    assert [isinstance(o, Executed) and o.error for o in run_book("build")] == [""]
+
+
+def test_run_chapter_fills_in_the_output_and_passes_parameters(book):
+    target = run_chapter("good", parameters={"cohort": "other", "out": "x"}, progress=False)
+    assert target == book / "build" / "00_good.ipynb"
+    assert "quick & other" in (book / "x" / "00_good" / "table1.csv").read_text()
+    elsewhere = run_chapter("0", out=book / "deep" / "er.ipynb", progress=False)
+    assert elsewhere.is_file()
+
+
+def test_a_parameter_that_the_chapter_lacks_is_refused_with_the_nearest(book):
+    with pytest.raises(RequestError, match="00_good.*profil .*did you mean profile"):
+        run_chapter("00", parameters={"profil": "smoke"}, progress=False)
+    assert not (book / "build").exists()
+
+
+def test_names_of_chapters(book):
+    assert [find_chapter(o).stem for o in ("0", "00", "good", "00_good", "nbs/01_bad.ipynb")] == [
+        "00_good"] * 4 + ["01_bad"]
+    for wrong in ("2", "library", ""):
+        with pytest.raises(RequestError, match="no chapter"): find_chapter(wrong)
+
+
+def test_outside_a_book_nothing_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="no book here"): chapters()
+
+
+def test_an_executed_notebook_is_stripped_to_its_source(book):
+    source = nbformat.read(book / "nbs" / "00_good.ipynb", as_version=4)
+    path = book / "nbs" / "00_good_run.ipynb"
+    run_chapter("good", out=path, parameters={"profile": "smoke"}, progress=False)
+    executed = nbformat.read(path, as_version=4)
+    executed.metadata["widgets"] = {"state": {}}
+    nbformat.write(executed, path)
+    assert strip_notebooks(book) == [path]
+    assert nbformat.read(path, as_version=4) == stripped(source) == source
+    assert strip_notebooks(book) == []
+
+
+def test_readme_drops_what_is_not_for_readers(tmp_path):
+    notebook(tmp_path / "index.ipynb", "#| hide\nsecret = 1", "#| eval: false\nshown = 2")
+    text = readme(tmp_path / "index.ipynb")
+    assert "secret" not in text and "shown = 2" in text and "#|" not in text
+
+
+# ---- the real chapters -----------------------------------------------------------------------
+
+def tables(folder):
+    return {o.name: o.read_text() for o in Path(folder).rglob("*.csv")}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda o: o.stem)
+def test_chapter_runs_from_both_folders_in_smoke(path, home, tmp_path):
+    done = papermill(path, tmp_path / "run.ipynb", "-p", "profile", "smoke", "-p", "out", tmp_path,
+                     "-p", "workers", 1, "--no-progress-bar",
+                     cwd=ROOT if int(path.stem[:2]) % 2 else ROOT / "nbs")
+    assert "Passed unknown parameter" not in done.stderr
+    assert any((tmp_path / path.stem).iterdir()), "a chapter writes its files to out/NN_name"
+
+
+PROTOCOL = ROOT / "nbs" / "02_protocol.ipynb"
+needs_protocol = pytest.mark.skipif(not PROTOCOL.exists(), reason="there is no chapter 02_protocol")
+
+
+@needs_protocol
+def test_a_parameter_really_changes_the_run_and_the_same_gives_the_same(home, tmp_path):
+    found = {}
+    for name, seed in (("one", 0), ("again", 0), ("two", 1)):
+        papermill(PROTOCOL, tmp_path / f"{name}.ipynb", "-p", "profile", "smoke",
+                  "-p", "seed", seed, "-p", "out", tmp_path / name, "-p", "workers", 1, cwd=ROOT,
+                  env=os.environ | {"BIOSSL_HOME": str(tmp_path / f"home_{name}")})
+        found[name] = tables(tmp_path / name)
+    assert found["one"] and found["one"] == found["again"]
+    assert found["one"] != found["two"]
+
+
+@needs_protocol
+def test_papermill_with_one_path_and_redirected_output_runs(home, tmp_path):
+    before = PROTOCOL.read_bytes()
+    done = papermill(PROTOCOL, "-p", "profile", "smoke", "-p", "out", tmp_path, "-p", "workers", 1,
+                     cwd=ROOT / "nbs")
+    executed = json.loads(done.stdout)
+    assert any(o.get("execution_count") for o in executed["cells"])
+    assert PROTOCOL.read_bytes() == before and tables(tmp_path)
