@@ -7,6 +7,7 @@ __all__ = ['assert_disjoint', 'subject_folds', 'subjects_by_class', 'multilabel_
            'assert_one_name']
 
 # %% ../../nbs/data/splits.ipynb #5e3159f8
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -49,7 +50,9 @@ def _grouped(subjects, strata, folds, seed):
     from sklearn.model_selection import StratifiedGroupKFold
     code = np.unique(strata, return_inverse=True)[1]
     maker = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return _numbered(maker.split(code, code, subjects), len(code))
+    with warnings.catch_warnings():  # that a class is rare is checked by those who call
+        warnings.filterwarnings("ignore", "The least populated class")
+        return _numbered(maker.split(code, code, subjects), len(code))
 
 
 def _unstratified(subjects, folds, seed):

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -57,15 +56,16 @@ class _Index:
     def append(self, columns: dict[str, list]):
         "Add rows, given as columns."
         import pyarrow as pa
-        self.waiting.append(pa.table(columns))
+        with _one_kind(): self.waiting.append(pa.table(columns))
         if sum(len(o) for o in self.waiting) >= self.rows_a_part: self._write()
 
     def _write(self):
         import pyarrow as pa
         import pyarrow.parquet as pq
         if not self.waiting: return
+        with _one_kind(): part = pa.concat_tables(self.waiting, promote_options="permissive")
         self.parts.append(self.folder / f"index.{len(self.parts)}.parquet")
-        pq.write_table(pa.concat_tables(self.waiting, promote_options="permissive"), self.parts[-1])
+        pq.write_table(part, self.parts[-1])
         self.waiting = []
 
     def merge(self):
@@ -75,12 +75,22 @@ class _Index:
         for part in self.parts: part.unlink()
 
 
+@contextlib.contextmanager
+def _one_kind():
+    "A label that is text here and a number there cannot be a column."
+    import pyarrow as pa
+    try: yield
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as e:
+        raise StoreError(f"a label has values of two kinds ({e})", field="labels",
+                         remedy="give it one type in the cohort's reader") from e
+
+
 def merge_indexes(parts, target: Path):
     "Concatenate parquet files of differing columns into `target`, one part in memory at a time."
     import pyarrow as pa
     import pyarrow.parquet as pq
-    schema = pa.unify_schemas([pq.read_schema(o).remove_metadata() for o in parts],
-                              promote_options="permissive")
+    schemas = [pq.read_schema(o).remove_metadata() for o in parts]
+    with _one_kind(): schema = pa.unify_schemas(schemas, promote_options="permissive")
     with pq.ParquetWriter(target, schema) as out:
         for part in parts:
             table = pa.concat_tables([schema.empty_table(), pq.read_table(part)],
@@ -142,12 +152,9 @@ def _cut_all(recordings, windowing, workers: int):
     if workers <= 1:
         for recording in recordings: yield _cut_once(_parts(recording), windowing)
         return
-    from joblib.externals.loky import get_reusable_executor
-    pool, waiting = get_reusable_executor(max_workers=workers), deque()
-    for recording in recordings:
-        waiting.append(pool.submit(_cut_once, _parts(recording), windowing))
-        if len(waiting) > 2 * workers: yield waiting.popleft().result()
-    while waiting: yield waiting.popleft().result()
+    from joblib import Parallel, delayed
+    made = Parallel(workers, return_as="generator")
+    yield from made(delayed(_cut_once)(_parts(o), windowing) for o in recordings)
 
 
 def _parts(recording: Recording) -> dict:

@@ -114,7 +114,7 @@ def _prepared(signal: Signal, rate: float, band, longest: float):
 def _sliced(x, rate: float, offset: float, starts, seconds: float) -> np.ndarray:
     "Windows `(N, C, T)` of `x (C, samples)` that begin at the samples nearest to `starts`."
     n = int(seconds * rate + _TINY)
-    begin = np.rint((np.asarray(starts) - offset) * rate).astype(int)
+    begin = np.ceil((np.asarray(starts) - offset) * rate - 0.5 - _TINY).astype(int)  # ties: earlier
     begin = np.clip(begin, 0, x.shape[-1] - n)  # the last window may round past the last sample
     view = np.lib.stride_tricks.sliding_window_view(x, n, axis=-1)
     return np.ascontiguousarray(view[..., begin, :].swapaxes(0, 1))
