@@ -93,9 +93,9 @@ def method_class(name: str) -> type:
 
 @contextlib.contextmanager
 def seeded(seed: int):
-    "Within, the CPU draws what `seed` says; afterwards the global state is as it was."
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    "Within, all devices draw what `seed` says; afterwards the global state is as it was."
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
         yield
 
 

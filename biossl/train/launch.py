@@ -172,7 +172,7 @@ def _trained(job, train, test):
             save_method(method, passing / "method")
             (passing / "losses.json").write_text(json.dumps(losses))
     losses = json.loads((folder / "losses.json").read_text())
-    return embed_windows(load_method(folder / "method"), windows, job.device), losses[-1]
+    return embed_windows(load_method(folder / "method"), windows, job.device), losses[-1] if losses else None
 
 # %% ../../nbs/train/launch.ipynb #14c85314
 @dataclass(frozen=True)
