@@ -22,8 +22,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=f">={cfg['min_python']}",
-    packages=find_packages(include=["biossl", "biossl.*"]),
-    package_data={"biossl": ["published/*.csv", "published/*.md"]},
+    # The papers' tables have one home, nbs/published, and are installed as biossl/published.
+    packages=[*find_packages(include=["biossl", "biossl.*"]), "biossl.published"],
+    package_dir={"biossl.published": "nbs/published"},
+    package_data={"biossl.published": ["*.csv", "*.md"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "book": cfg["book_requirements"].split(),

@@ -1,0 +1,385 @@
+"""Tables as a pure function of what is stored; what is missing is said; nothing is lost at rest."""
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biossl.data.errors import RequestError, StoreError
+from biossl.evaluation.tables import (COLUMNS, Row, Table, published_folder, published_table,
+                                      published_value, rebuild, save, side_by_side,
+                                      stale_rows, storable, stored_records)
+
+TABLE = Table("table1", "99_test", "A test", "af",
+              metrics=("f1_macro", "auroc", "subject_accuracy"),
+              rows=(Row("One", "chance"), Row("Two", "clinical", (("signals", ("ecg",)),))),
+              versus="One")
+RATE = Table("table2", "99_test", "Another", "rate", rows=(Row("Slow", "chance"),),
+             metrics=("mae", "bias", "r"))
+
+
+@dataclass
+class Kept:
+    predictions: object
+    records: list
+    failures: list
+
+
+def predictions(row, gain=1.0, seeds=(0,), folds=2, classes=("0", "1"), subjects=12):
+    "Answers of subjects with six windows each, of two classes."
+    frames = []
+    for seed in seeds:
+        generator = np.random.default_rng([seed, int(10 * gain)])
+        who = np.repeat(np.arange(subjects), 6)
+        truth = who % 2
+        p = 1 / (1 + np.exp(-(gain * (2 * truth - 1) + generator.normal(size=len(who)))))
+        frames.append(pd.DataFrame({
+            "run": [f"{row}-{seed}-{k}" for k in who // 2 % folds], "row": row,
+            "fold": who // 2 % folds, "seed": seed, "window": np.arange(len(who)),
+            "recording": [f"r{k}" for k in who], "subject": [f"s{k}" for k in who], "truth": truth,
+            f"score_{classes[0]}": 1 - p, f"score_{classes[1]}": p}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def record(row, fold=0, seed=0, table="table1", **more):
+    return dict(key=f"{row}-{seed}-{fold}", row=row, fold=fold, folds=2, seed=seed, split="subject",
+                cohort="simulated", profile="smoke", resamples=100, table=table,
+                classes=["0", "1"], final_loss=None) | more
+
+
+def kept(seeds=(0,), **changes):
+    frame = pd.concat([predictions("One", .3, seeds), predictions("Two", 1.0, seeds)])
+    records = [record(row, fold, seed) for row in ("One", "Two") for seed in seeds
+               for fold in (0, 1)]
+    return replace(Kept(frame.reset_index(drop=True), records, []), **changes)
+
+
+def quantities():
+    one = predictions("Slow").drop(columns=["score_0", "score_1"])
+    truth = 60 + np.arange(len(one)) / 7
+    frame = one.assign(truth=truth, score=truth + np.random.default_rng(0).normal(2, 3, len(one)))
+    return Kept(frame, [record("Slow", k, table="table2", classes=[]) for k in (0, 1)], [])
+
+
+def made(table, launched):
+    return table.compute(launched.predictions, launched.records + launched.failures)
+
+
+def line(frame, row, metric="auroc"):
+    return frame[(frame.row == row) & (frame.metric == metric)].iloc[0]
+
+
+def test_columns_rows_and_metrics_stand_in_their_order():
+    frame = made(TABLE, kept())
+    assert tuple(frame.columns) == COLUMNS
+    assert frame.row.tolist() == ["One"] * 3 + ["Two"] * 3
+    assert frame.metric.tolist() == list(TABLE.metrics) * 2
+    assert (frame.n == 12).all() and (frame.cohort == "simulated").all()
+    assert frame.versus.tolist() == [""] * 3 + ["One"] * 3
+    assert frame.schedule[0] == "2 folds by subject, 1 seed; not trained"
+
+
+def test_values_are_those_of_pooled_windows_in_percent():
+    from sklearn.metrics import f1_score, roc_auc_score
+    frame, launched = made(TABLE, kept()), kept()
+    two = launched.predictions.query("row == 'Two'")
+    auroc = roc_auc_score(two.truth, two.score_1.astype(np.float32))
+    assert line(frame, "Two")["mean"] == pytest.approx(100 * auroc, abs=1e-4)
+    f1 = f1_score(two.truth, two.score_1 > .5, average="macro")
+    assert line(frame, "Two", "f1_macro")["mean"] == pytest.approx(100 * f1, abs=1e-4)
+    subject = two.groupby("subject").agg(truth=("truth", "first"), p=("score_1", "mean"))
+    right = 100 * ((subject.p > .5) == subject.truth).mean()
+    assert line(frame, "Two", "subject_accuracy")["mean"] == pytest.approx(right, abs=1e-4)
+    gap = line(frame, "Two")["mean"] - line(frame, "One")["mean"]
+    assert line(frame, "Two").difference == pytest.approx(gap, abs=2e-4) and gap > 0
+
+
+def test_mean_and_sd_are_over_seeds():
+    from sklearn.metrics import roc_auc_score
+    launched = kept(seeds=(0, 1, 2))
+    two = launched.predictions.query("row == 'Two'")
+    each = [100 * roc_auc_score(o.truth, o.score_1.astype(np.float32))
+            for _, o in two.groupby("seed")]
+    found = line(made(TABLE, launched), "Two")
+    assert found["mean"] == pytest.approx(np.mean(each), abs=1e-4)
+    assert found.sd == pytest.approx(np.std(each, ddof=1), abs=1e-4)
+    assert "3 seeds" in found.schedule and found.n == 12
+
+
+def test_quantities_keep_their_unit():
+    launched = quantities()
+    frame = made(RATE, launched)
+    error = launched.predictions.score - launched.predictions.truth
+    assert line(frame, "Slow", "mae")["mean"] == pytest.approx(error.abs().mean(), abs=1e-3)
+    assert line(frame, "Slow", "bias")["mean"] == pytest.approx(error.mean(), abs=1e-3)
+    assert (frame.versus == "").all() and frame.difference.isna().all()
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_what_is_stored_does_not_matter(random):
+    launched = kept(seeds=(0, 1))
+    order = list(range(len(launched.predictions)))
+    random.shuffle(order)
+    records = random.sample(launched.records, len(launched.records))
+    shuffled = Kept(launched.predictions.iloc[order].reset_index(drop=True), records, [])
+    pd.testing.assert_frame_equal(made(TABLE, launched), made(TABLE, shuffled), check_exact=True)
+
+
+def test_a_table_is_rebuilt_from_two_files_byte_for_byte(tmp_path):
+    one, two = kept(seeds=(0, 1)), quantities()
+    save(tmp_path, {TABLE: (made(TABLE, one), one), RATE: (made(RATE, two), two)})
+    assert sorted(o.name for o in tmp_path.iterdir()) == [
+        "predictions.parquet", "runs.jsonl", "table1.csv", "table2.csv"]
+    paths = [tmp_path / "table1.csv", tmp_path / "table2.csv"]
+    assert rebuild(tmp_path, [TABLE, RATE]) == dict.fromkeys(paths, True)
+    before = [o.read_bytes() for o in paths]
+    for path in paths: path.unlink()
+    assert rebuild(tmp_path, [TABLE, RATE]) == dict.fromkeys(paths, False)
+    assert [o.read_bytes() for o in paths] == before
+
+
+def test_changing_one_prediction_changes_the_table(tmp_path):
+    launched = kept()
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
+    stored = pd.read_parquet(tmp_path / "predictions.parquet")
+    stored.loc[stored.row == "Two", "score_1"] = [.99, *stored[stored.row == "Two"].score_1[1:]]
+    stored.to_parquet(tmp_path / "predictions.parquet", index=False)
+    path, before = tmp_path / "table1.csv", (tmp_path / "table1.csv").read_text()
+    assert rebuild(tmp_path, [TABLE], write=False) == {path: False}
+    assert path.read_text() == before
+    rebuild(tmp_path, [TABLE])
+    assert path.read_text() != before and rebuild(tmp_path, [TABLE]) == {path: True}
+
+
+def test_saving_one_table_keeps_the_others(tmp_path):
+    one, two = kept(), quantities()
+    save(tmp_path, {TABLE: (made(TABLE, one), one)})
+    save(tmp_path, {RATE: (made(RATE, two), two)})
+    again = kept(seeds=(5,))
+    save(tmp_path, {TABLE: (made(TABLE, again), again)})
+    assert all(rebuild(tmp_path, [TABLE, RATE], write=False).values())
+    assert {o["seed"] for o in stored_records(tmp_path) if o["table"] == "table1"} == {5}
+    assert set(pd.read_parquet(tmp_path / "predictions.parquet").seed) == {0, 5}
+
+
+def test_two_tables_share_a_run(tmp_path):
+    launched, other = kept(), replace(TABLE, name="table3", metrics=("accuracy",))
+    third = replace(launched, records=[o | dict(table="table3") for o in launched.records])
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched), other: (made(other, third), third)})
+    assert all(rebuild(tmp_path, [TABLE, other], write=False).values())
+    assert len(pd.read_parquet(tmp_path / "predictions.parquet")) == len(launched.predictions)
+
+
+def test_what_is_stored_stays_readable(tmp_path):
+    launched = kept(failures=[record("Two", 0, seed=1, error="it broke", traceback="/home/me")])
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
+    lines = [json.loads(o) for o in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert [o["key"] for o in lines[:4]] == [o["key"] for o in launched.records]
+    assert lines[4]["error"] == "it broke" and "traceback" not in lines[4]
+    stored = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert stored.score_1.dtype == np.float32 and stored.truth.tolist()[:7] == ["0"] * 6 + ["1"]
+    assert {"run", "row", "fold", "seed", "window", "subject", "truth"} <= set(stored.columns)
+
+
+@pytest.mark.parametrize("name", ["runs.jsonl", "predictions.parquet"])
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_damaged_files_are_named(tmp_path, name, harm):
+    launched = kept()
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
+    path = tmp_path / name
+    if harm == "gone": path.unlink()
+    else: path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(StoreError, match=name): rebuild(tmp_path, [TABLE])
+
+
+def test_a_table_without_runs_cannot_be_rebuilt(tmp_path):
+    launched = kept()
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
+    assert rebuild(tmp_path, [RATE]) == {}
+    (tmp_path / "table2.csv").touch()
+    with pytest.raises(StoreError, match="table2.csv"): rebuild(tmp_path, [RATE])
+
+
+# ---- what is missing
+
+def test_a_row_that_failed_says_why_and_has_no_number():
+    launched = kept()
+    launched.records = [o for o in launched.records if o["row"] == "One"]
+    launched.failures = [dict(row="Two", fold=k, seed=0, error="MethodError: no beats",
+                              table="table1", profile="smoke", resamples=100) for k in (0, 1)]
+    two = line(made(TABLE, launched), "Two")
+    assert two.schedule == "not run: MethodError: no beats" and two.n == 0
+    assert np.isnan(two["mean"]) and np.isnan(two.low) and two.cohort == "simulated"
+
+
+def test_a_row_nobody_ran_stands_there_without_a_number():
+    launched = kept()
+    launched.records = [o for o in launched.records if o["row"] == "Two"]
+    frame = made(TABLE, launched)
+    assert line(frame, "One").schedule == "not run" and np.isnan(line(frame, "One")["mean"])
+    assert np.isnan(line(frame, "Two").difference) and line(frame, "Two")["mean"] > 50
+
+
+def test_no_runs_at_all():
+    frame = made(TABLE, Kept(pd.DataFrame(), [], []))
+    assert len(frame) == 6 and frame["mean"].isna().all() and (frame.schedule == "not run").all()
+
+
+def test_a_missing_fold_is_said_and_compared_on_common_people():
+    launched = kept()
+    launched.records = [o for o in launched.records if o["key"] != "Two-0-1"]
+    frame = made(TABLE, launched)
+    two = line(frame, "Two")
+    assert "incomplete: 1 of 2 runs" in two.schedule and two.n == 6 and line(frame, "One").n == 12
+    few = launched.predictions.query("fold == 0")
+    alone = made(TABLE, replace(launched, predictions=few))
+    assert two.difference == line(alone, "Two").difference
+
+
+def test_a_seed_with_a_missing_fold_is_left_out_and_said():
+    launched = kept(seeds=(0, 1))
+    launched.records = [o for o in launched.records if o["key"] != "Two-1-1"]
+    two, alone = line(made(TABLE, launched), "Two"), line(made(TABLE, kept()), "Two")
+    assert two["mean"] == alone["mean"] and np.isnan(two.sd)
+    assert "incomplete: 3 of 4 runs" in two.schedule
+
+
+@pytest.mark.parametrize("column", [["score_1"], ["score_0", "score_1"]])
+def test_scores_that_are_nan_are_said_not_averaged(column):
+    launched = kept()
+    launched.predictions.loc[launched.predictions.row == "Two", column] = np.nan
+    two = line(made(TABLE, launched), "Two")
+    assert two.schedule == "cannot be judged: scores are NaN in seed 0" and np.isnan(two["mean"])
+
+
+def test_a_class_nobody_has_is_named():
+    launched = kept()
+    launched.predictions["score_flutter"] = 0.0
+    launched.records = [o | dict(classes=["0", "1", "flutter"]) for o in launched.records]
+    assert "too few to judge: flutter" in line(made(TABLE, launched), "Two").schedule
+
+
+def test_the_split_and_the_schedule_are_told():
+    launched = kept()
+    facts = dict(final_loss=1.5, split="window", schedule=dict(epochs=3, batch=8, lr=.001,
+                 penalties=[1.0], forgotten=7))
+    launched.records = [o | facts for o in launched.records]
+    told = line(made(TABLE, launched), "One").schedule
+    assert told.startswith("2 folds by window, 1 seed; 3 epochs, batch 8, lr 0.001")
+
+
+def test_predictions_are_kept_once_per_run_and_window():
+    twice = pd.concat([kept().predictions] * 2)
+    assert len(storable(twice)) == len(kept().predictions)
+    again = storable(storable(twice))
+    pd.testing.assert_frame_equal(storable(twice), again)
+
+
+# ---- declarations
+
+@pytest.mark.parametrize("wrong", [dict(versus="Oen"), dict(metrics=("auroq",)),
+                                   dict(rows=(Row("a", "b"),) * 2),
+                                   dict(published_map=(("auroq", "x"),))])
+def test_a_table_that_cannot_be_is_refused_when_declared(wrong):
+    with pytest.raises(RequestError): replace(TABLE, **wrong)
+
+
+def test_runs_are_every_row_seed_and_fold(home):
+    runs = TABLE.runs(profile="smoke", seed=3, options=dict(subjects=9))
+    from biossl.train.profiles import get_profile
+    smoke = get_profile("smoke")
+    assert len(runs) == len(TABLE.rows) * smoke.seeds * smoke.folds == len({o.key for o in runs})
+    assert {dict(o.options)["subjects"] for o in runs} == {9}
+    assert {o.seed for o in runs} == set(range(3, 3 + smoke.seeds))
+    assert runs[-1].hyper == (("signals", ("ecg",)),) and runs[0].task == "af"
+    with pytest.raises(RequestError): TABLE.runs(profile="smok")
+
+
+def test_a_changed_declaration_makes_rows_stale(home):
+    from biossl.train.launch import run_key
+    records = [dict(key=run_key(o, "data"), row=o.row, cohort=o.cohort, options=dict(o.options),
+                    fold=o.fold, folds=o.folds, seed=o.seed, data="data", version="1",
+                    schedule=json.loads(json.dumps(vars(o.schedule))))
+               for o in TABLE.runs(profile="smoke")]
+    from biossl.methods.contract import method_class
+    for o in records: o["version"] = method_class(TABLE.row(o["row"]).method).version
+    assert stale_rows(TABLE, records) == {}
+    two = Row("Two", "clinical", (("signals", ("ppg",)),))
+    changed = replace(TABLE, rows=(TABLE.rows[0], two))
+    assert stale_rows(changed, records) == {"Two": "its configuration has changed"}
+    fewer = replace(TABLE, rows=TABLE.rows[:1])
+    assert stale_rows(fewer, records) == {"Two": "is declared no longer"}
+    for o in records:
+        if o["row"] == "One": o.update(key="0", version="0.9")
+    assert "version 0.9, now" in stale_rows(TABLE, records)["One"]
+    gone = replace(TABLE, rows=(TABLE.rows[0], Row("Two", "no_such_method")))
+    assert "no_such_method" in stale_rows(gone, records)["Two"]
+
+
+def test_a_table_runs_from_end_to_end(home, tmp_path):
+    frame, launched = TABLE.run(profile="smoke", workers=1)
+    assert not launched.failures and (frame.n > 0).all() and frame["mean"].notna().all()
+    save(tmp_path, {TABLE: (frame, launched)})
+    assert list(rebuild(tmp_path, [TABLE], write=False).values()) == [True]
+    assert stale_rows(TABLE, stored_records(tmp_path)) == {}
+
+
+# ---- readers
+
+def test_side_by_side():
+    launched = kept(seeds=(0, 1))
+    launched.records = [o for o in launched.records if o["key"] != "Two-1-1"]
+    frame = made(replace(TABLE, rows=(*TABLE.rows, Row("Lost", "chance"))), launched)
+    page = side_by_side(frame, "auroc", stale={"One"})
+    assert page.index.tolist() == ["One (stale)", "Two (incomplete)", "Lost (not run)"]
+    assert page.columns.tolist() == ["paper", "ours [95 %]", "subjects", "difference to One"]
+    assert page.iloc[2].tolist() == ["", "none", 0, ""] and " ± " in page.iloc[0, 1]
+    assert page.iloc[1, 3].startswith("+") and "(p " in page.iloc[1, 3]
+    assert len(side_by_side(frame)) == 9
+    with pytest.raises(RequestError): side_by_side(frame, "auroq")
+
+
+# ---- what the papers printed
+
+def test_the_papers_numbers_stand_beside_ours():
+    table = replace(TABLE, published="tsta_table1", published_map=(("f1_macro", "F1 Score (%)"),),
+                    rows=(replace(TABLE.rows[0], published="LSTM"), TABLE.rows[1]))
+    frame = made(table, kept())
+    assert line(frame, "One", "f1_macro").published == 64.92
+    assert np.isnan(line(frame, "One", "auroc").published)
+    assert np.isnan(line(frame, "Two", "f1_macro").published)
+
+
+def test_the_harmonic_means_of_the_first_papers_table():
+    frame = published_table("tsta_table1")
+    p, r = frame["Pre(%)"], frame["Recall(%)"]
+    expected = [64.897, 66.863, 82.254, 89.716, 82.144, 74.202, 90.757]
+    assert (2 * p * r / (p + r)).tolist() == pytest.approx(expected, abs=5e-4)
+
+
+SHAPES = dict(tsta_table1=(7, 4), tsta_table2=(6, 3), tsta_table3=(4, 4), tsta_table4=(4, 4),
+              ssltsg_table1=(12, 7), ssltsg_table2=(8, 7), cg_dmer_table1=(17, 18),
+              cg_dmer_table2=(5, 7), cg_dmer_table3=(5, 6))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_published_tables_are_whole(name):
+    frame = published_table(name).select_dtypes("number")
+    assert frame.shape == SHAPES[name] and frame.index.is_unique
+    assert frame.isna().to_numpy().sum() == (32 if name == "ssltsg_table1" else 0)
+    assert ((frame.to_numpy() >= 0) | frame.isna().to_numpy()).all() and frame.max().max() < 100
+
+
+def test_every_published_table_is_known():
+    assert {o.stem for o in published_folder().glob("*.csv")} == set(SHAPES)
+
+
+@pytest.mark.parametrize("wrong", [("tsta_table9", "LSTM", "Acc(%)"),
+                                   ("tsta_table1", "X", "Acc(%)"),
+                                   ("tsta_table1", "LSTM", "X")])
+def test_what_was_not_printed_is_an_error(wrong):
+    with pytest.raises(RequestError): published_value(*wrong)
