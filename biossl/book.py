@@ -51,20 +51,21 @@ def check_parameters(chapter, parameters: dict):
                                remedy=nearest(name, known))
 
 
-def run_chapter(name: str, out=None, parameters: dict | None = None, progress: bool = True) -> Path:
-    """Execute a chapter with `parameters` and return the executed notebook's path.
+def run_chapter(name: str, out="build", parameters: dict | None = None,
+                progress: bool = True) -> Path:
+    """Execute a chapter with `parameters`; returns the executed notebook `out/NN_name.ipynb`.
 
-    `out`: that path (default `build/NN_name.ipynb` in the book's folder). A failing cell raises
-    papermill's error and leaves the notebook up to it, with the failure marked.
+    The chapter's own files land beside it, in `out/NN_name/`. A failing cell raises papermill's
+    error and leaves the notebook up to it, with the failure marked.
     """
     import papermill
-    chapter, parameters = find_chapter(name), dict(parameters or {})
+    chapter, folder = find_chapter(name), Path(out).expanduser().absolute()
+    parameters = dict(out=str(folder)) | dict(parameters or {})
     check_parameters(chapter, parameters)
-    target = Path(out) if out else _root() / "build" / chapter.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(str(chapter), str(target), parameters=parameters,
+    folder.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(str(chapter), str(folder / chapter.name), parameters=parameters,
                                progress_bar=progress, start_timeout=300)
-    return target
+    return folder / chapter.name
 
 # %% ../nbs/book.ipynb #0bf5beb5
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from biossl.cohorts.registry import Card, Remote
+from biossl.cohorts.registry import Card, Cohort, Remote, at_hand
 from biossl.data import fetch as room
 from biossl.data.errors import FetchError
 from biossl.data.fetch import download_size, fetch, plan, read_index, unpack
@@ -120,6 +120,16 @@ def test_a_part_is_fetched_and_later_completed(publisher):
     assert contents(fetch(card(publisher), progress=False)) == FILES
     assert publisher.asked["p01/record 1.dat"] == 1
     with pytest.raises(FetchError, match="matches"): fetch(card(publisher), only=["p9/*"])
+
+
+def test_a_cohort_without_what_its_reader_looks_for_is_not_taken(publisher, home):
+    class Tiny(Cohort): card, layout = card(publisher), "p09"
+    with pytest.raises(FetchError, match="layout: .*holds no p09"):
+        fetch(Tiny(), progress=False)
+    assert not (home / "cohorts" / "tiny").exists()
+    Tiny.layout = "p03"
+    assert at_hand(Tiny()) == "" and at_hand(Tiny()) != str(fetch(Tiny(), progress=False))
+    assert at_hand(Tiny()) == str(home / "cohorts" / "tiny")
 
 
 def test_size_is_told_before_and_no_means_no(publisher, home):

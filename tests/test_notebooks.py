@@ -74,11 +74,14 @@ def test_a_book_without_faults_ends_well(book):
 
 
 def test_run_chapter_fills_in_the_output_and_passes_parameters(book):
-    target = run_chapter("good", parameters={"cohort": "other", "out": "x"}, progress=False)
-    assert target == book / "build" / "00_good.ipynb"
-    assert "quick & other" in (book / "x" / "00_good" / "table1.csv").read_text()
-    elsewhere = run_chapter("0", out=book / "deep" / "er.ipynb", progress=False)
-    assert elsewhere.is_file()
+    target = run_chapter("good", "deep/er", {"cohort": "other"}, progress=False)
+    assert target == book / "deep" / "er" / "00_good.ipynb" and target.is_file()
+    assert "quick & other" in (target.with_suffix("") / "table1.csv").read_text()
+
+
+def test_a_failing_chapter_raises_and_leaves_what_it_did(book):
+    with pytest.raises(Exception, match="a fault <here>"): run_chapter("bad", progress=False)
+    assert "a fault" in (book / "build" / "01_bad.ipynb").read_text()
 
 
 def test_a_parameter_that_the_chapter_lacks_is_refused_with_the_nearest(book):
@@ -101,8 +104,8 @@ def test_outside_a_book_nothing_is_found(tmp_path, monkeypatch):
 
 def test_an_executed_notebook_is_stripped_to_its_source(book):
     source = nbformat.read(book / "nbs" / "00_good.ipynb", as_version=4)
-    path = book / "nbs" / "00_good_run.ipynb"
-    run_chapter("good", out=path, parameters={"profile": "smoke"}, progress=False)
+    path = book / "nbs" / "run" / "00_good.ipynb"
+    run_chapter("good", path.parent, {"profile": "smoke"}, progress=False)
     executed = nbformat.read(path, as_version=4)
     executed.metadata["widgets"] = {"state": {}}
     nbformat.write(executed, path)

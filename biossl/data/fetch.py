@@ -314,10 +314,19 @@ def fetch(cohort, *, progress: bool = True, only=None, confirm=None, workers: in
                          remedy="free space, or set BIOSSL_HOME to another disk")
     folder = final if final.is_dir() else gathering
     _gather(todo.missing, folder, progress, workers)
+    _check_layout(cohort, folder, only)
     if folder is gathering:
         final.parent.mkdir(parents=True, exist_ok=True)
         gathering.rename(final)
     return final
+
+
+def _check_layout(cohort, folder, only):
+    "Raise `FetchError` if all of a cohort came and does not hold what its reader looks for."
+    layout = getattr(cohort, "layout", "")
+    if only or not layout or (folder / layout).exists(): return
+    raise FetchError(f"came whole, but holds no {layout}", where=_card(cohort).name, field="layout",
+                     remedy=f"its publisher changed it? compare {folder} with its card")
 
 
 def _gather(pieces, folder, progress, workers):
