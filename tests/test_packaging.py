@@ -13,8 +13,8 @@ TREE = ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md"
 
 
 def below(folder, *suffixes):
-    return {o.relative_to(ROOT).as_posix() for o in (ROOT / folder).rglob("*")
-            if o.suffix in suffixes and "__pycache__" not in o.parts}
+    return {o.relative_to(ROOT / folder).as_posix() for o in (ROOT / folder).rglob("*")
+            if o.suffix in suffixes}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,8 @@ def wheel(tmp_path_factory):
     import shutil
     tree = tmp_path_factory.mktemp("tree")
     for name in TREE: shutil.copy(ROOT / name, tree)
-    shutil.copytree(ROOT / "biossl", tree / "biossl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("biossl", "nbs"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index",
                     "--no-build-isolation", "--wheel-dir", tree / "dist", tree], check=True)
     return next((tree / "dist").glob("*.whl"))
@@ -30,8 +31,9 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_every_module_and_the_published_tables(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert below("biossl", ".py") <= names
-    assert below("biossl/published", ".csv", ".md") <= names
+    tables = below("nbs/published", ".csv")
+    assert tables and {f"biossl/published/{o}" for o in tables} <= names
+    assert {f"biossl/{o}" for o in below("biossl", ".py")} <= names
     assert not [o for o in names if o.startswith(("tests", "nbs", "figures"))]
 
 
@@ -53,6 +55,8 @@ def test_wheel_is_imported_away_from_the_repository(wheel, tmp_path):
             "assert 'site' in biossl.__file__, biossl.__file__\n"
             "for o in pkgutil.walk_packages(biossl.__path__, 'biossl.'):\n"
             "    importlib.import_module(o.name)\n"
+            "from biossl.evaluation.tables import published_folder\n"
+            "assert 'site' in str(published_folder()) and any(published_folder().glob('*.csv'))\n"
             "print(biossl.__version__)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
                           text=True)
