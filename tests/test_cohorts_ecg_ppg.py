@@ -151,6 +151,13 @@ def test_bidmc_numerics_that_begin_a_second_early(tmp_path):
     assert mean_of(one, "heart_rate", 0, 1) == (61, 1) and min(o.start for o in one.intervals) == 0
 
 
+@pytest.mark.parametrize("start", [-2, 1, 5])
+def test_bidmc_numerics_of_another_time_are_refused(tmp_path, start):
+    write_bidmc(tmp_path, 1, "s1", start=start)
+    with pytest.raises(RecordingError, match="bidmc_01, Numerics.csv Time .*out of time"):
+        read(Bidmc(), tmp_path)
+
+
 def test_bidmc_breathing_is_breaths_over_time_as_both_marked_them(tmp_path):
     "A second way: whole breaths between a window's edges that both annotators marked."
     first, second = list(range(250, 4800, 375)), list(range(250, 4800, 300))

@@ -113,7 +113,7 @@ HOSTILE = [  # what is wrong, in the header's text, and the field that the error
     ("a1.dat 16", "c:\\a.dat 16", "file name"), ("a1.dat 16", "a*.dat 16", "file name"),
     ("a1.dat 16", "- 16", "- "), ("a1.dat 16", "~ 16", "file name"),
     ("a1 2 250", "../a1 2 250", "record name"), ("a1 2 250", "a2 2 250", "record name"),
-    ("a1 2 250", "a1/3 2 250", "record name"), ("a1 2 250", "a1 3 250", "number of signals"),
+    ("a1 2 250", "a1/3 2 250", "several segments"), ("a1 2 250", "a1 3 250", "number of signals"),
     ("a1 2 250", "a1 0 250", "number of signals"), ("a1 2 250", "a1 99999999999 250", "signals"),
     ("250 500", "250 999999999999", "a1.dat"), ("250 500", "250 0", "number of samples"),
     ("250 500", "250 -500", "number of samples"), ("250 500", "250 5e2", "number of samples"),
@@ -153,6 +153,27 @@ def test_channels_of_one_file_must_be_alike(record):
     text = record.with_suffix(".hea").read_text()
     record.with_suffix(".hea").write_text(text[::-1].replace(" 61 tad", " 42 tad", 1)[::-1])
     with pytest.raises(RecordingError, match="a1, format: .*not alike"): read_wfdb(record)
+
+
+def test_channels_of_one_file_must_stand_together(tmp_path):
+    write_wfdb(tmp_path, "a1", [("I", "mV"), ("II", "mV"), ("III", "mV")], 250)
+    lines = (tmp_path / "a1.hea").read_text().splitlines()
+    (tmp_path / "b.dat").write_bytes((tmp_path / "a1.dat").read_bytes()[::3])
+    lines[2] = lines[2].replace("a1.dat", "b.dat")
+    (tmp_path / "a1.hea").write_text("\n".join(lines) + "\n")
+    with pytest.raises(RecordingError, match="a1, format: .*side by side"):
+        read_wfdb(tmp_path / "a1")
+
+
+def test_a_file_longer_than_its_header_says_is_refused(record):
+    with open(record.with_suffix(".dat"), "ab") as f: f.write(bytes(2))
+    with pytest.raises(RecordingError, match="expected 2000 bytes, found 2002"): read_wfdb(record)
+
+
+def test_a_record_without_signals_is_refused(tmp_path):
+    (tmp_path / "a1.hea").write_text("a1 0 250 500\n")
+    with pytest.raises(RecordingError, match="a1, number of signals: is 0"):
+        read_header(tmp_path / "a1")
 
 
 def test_a_folder_that_reads_as_an_address_is_refused(record):

@@ -65,11 +65,10 @@ def _table(folder: Path, name: str, kind: str):
     "The numbers of a CSV file by column name without blanks (a `DataFrame`)."
     import pandas
     path = _file(folder, name, kind)
-    try: table = pandas.read_csv(path, skipinitialspace=True, dtype=np.float64)
+    try: return pandas.read_csv(path, skipinitialspace=True, dtype=np.float64)
     except ValueError as e:  # pandas' own errors are of this kind
         raise RecordingError(f"is no table of numbers: {e}", where=name, field=kind,
                              remedy=_FETCH_AGAIN) from e
-    return table.rename(columns=str.strip)
 
 
 def _column(table, key: str, name: str, kind: str) -> np.ndarray:
@@ -128,7 +127,7 @@ _UNITS = {"ecg": ("mV", -20, 20), "ppg": ("NU", -10, 10), "resp": ("NU", -10, 10
 
 def _signal(table, key: str, column: str, name: str) -> Signal:
     samples, (unit, low, high) = _column(table, column, name, "Signals.csv"), _UNITS[key]
-    if np.isinf(samples).any() or (samples < low).any() or (samples > high).any():
+    if (samples < low).any() or (samples > high).any():
         raise RecordingError(f"values beyond {low}..{high} cannot be {unit}", where=name,
                              field=f"Signals.csv {column}", remedy=f"convert to {unit}")
     return Signal(samples[None], rate=125, leads=(column,), unit=unit)
