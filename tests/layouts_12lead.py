@@ -85,3 +85,64 @@ def challenge_record(folder: Path, name: str, style="2020", age="74", sex="Male"
                comments=[comment.format(*o) for o in fields]) | changes
     write_record(folder / name, **how)
     return how["wave"]
+
+
+LUDB_COLUMNS = ("ID,Sex,Age,Rhythms,Electric axis of the heart,Conduction abnormalities,"
+                "Extrasystolies,Hypertrophies,Cardiac pacing,Ischemia,"
+                "Non-specific repolarization abnormalities,Other states").split(",")
+AXIS = "Electric axis of the heart"
+MARKS = ("(p)(N)(t)", (10, 12, 14, 20, 22, 25, 40, 50, 60))  # symbols, sample numbers
+_CODES = {"N": 1, "V": 5, "p": 24, "t": 27, "(": 39, ")": 40}
+_SKIP = 59
+
+
+def write_marks(path: Path, symbols, at) -> None:
+    "Annotations in PhysioNet's 16-bit format: six bits what, ten bits how much later."
+    words, last = [], 0
+    for symbol, sample in zip(symbols, at):
+        later = sample - last
+        if later > 1023: words += [_SKIP << 10, later >> 16, later & 0xFFFF]
+        words.append(_CODES[symbol] << 10 | (0 if later > 1023 else later))
+        last = sample
+    path.write_bytes(struct.pack(f"<{len(words) + 1}H", *words, 0))
+
+
+def ludb(folder: Path, numbers=(1, 2), marks=MARKS, length=5000, **changes) -> Path:
+    "LUDB with these records, each with other gains, and the same marks on every lead."
+    row = {"Sex": "F\n", "Age": "51\n", "Rhythms": "Atrial fibrillation\nAberrant conduction",
+           "Hypertrophies": "Left ventricular overload\nLeft ventricular hypertrophy",
+           AXIS: f"{AXIS}: vertical"} | changes
+    for n in numbers:
+        write_record(folder / f"data/{n}", counts(n, length), leads=LOWER, zero="0 0",
+                     gain=f"{1200 + n}(6)/mV", comments=["#<age>: 51", "#<sex>: F"])
+        for lead in LOWER: write_marks(folder / f"data/{n}.{lead}", *marks)
+    write_rows(folder / "ludb.csv", LUDB_COLUMNS, [dict(ID=n, **row) for n in numbers])
+    (folder / "RECORDS").write_text("".join(f"data/{n}\n" for n in numbers))
+    return folder
+
+
+CONDITIONS = "\ufeffAcronymName,FullName,Snomed_CT\nAPB,atrial premature beats\t,284470004\n"
+
+
+def chapman_ningbo(folder: Path) -> Path:
+    "The table of conditions; records are added by `challenge_record`."
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "ConditionNames_SNOMED-CT.csv").write_text(CONDITIONS, encoding="utf-8")
+    return folder
+
+
+def filtered_row(number: int, **changes) -> dict:
+    "One row of the filtered set's `labels.csv` with these `changes`."
+    row = ptb_xl_row(number)
+    lists = dict(super_class="['CD']", sub_class="['CRBBB', 'AVB']", form="['NT']", rhythm="['SR']")
+    kept = {k: row[k] for k in ("ecg_id", "patient_id", "strat_fold", "filename_lr")}
+    return kept | lists | changes
+
+
+def ptb_xl_filtered(folder: Path, rows) -> Path:
+    "The filtered set: its one table, and records at 100 Hz in normalised units."
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "labels.csv", list(rows[0]), rows)
+    for row in rows:
+        write_record(folder / row["filename_lr"], counts(row["ecg_id"]), 100, gain="200.0(0)/NU")
+    return folder

@@ -24,11 +24,11 @@ from ..data.wfdbfiles import read_wfdb
 # %% ../../nbs/cohorts/ptb_xl.ipynb #6ba28596
 SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")  #: of the diagnostic statements
 SUPERCLASS = Task("superclass", "superclass", "multilabel", SUPERCLASSES,
-                  about="the five diagnostic superclasses, columns superclass_CLASS")
+                  about="the five diagnostic superclasses; superclass_CLASS for one")
 NORMAL = Task("normal", "superclass_NORM", "binary", (0, 1), about="normal ECG against the others")
 
-_CITATION = ("Wagner P, Strodthoff N, Bousseljot R-D, Samek W, Schaeffter T. PTB-XL, a large publicly "
-             "available electrocardiography dataset. Scientific Data 7:154 (2020); "
+_CITATION = ("Wagner P, Strodthoff N, Bousseljot R-D, Samek W, Schaeffter T. PTB-XL, a large "
+             "publicly available electrocardiography dataset. Scientific Data 7:154 (2020); "
              "PhysioNet, doi 10.13026/x4td-x982")
 _COLUMNS = ("ecg_id", "patient_id", "age", "sex", "report", "scp_codes", "heart_axis", "strat_fold",
             "filename_lr", "filename_hr")
@@ -148,7 +148,7 @@ class PtbXlFiltered(Cohort):
              "for download: name the folder that holds it in BIOSSL_DATA.")
     tasks = (SUPERCLASS, NORMAL, AF,
              Task("dx", "dx", "multilabel", tuple(o for o in DX.classes if o not in _UNTOLD),
-                  about="the scored classes that the four lists can tell, columns dx_CLASS"))
+                  about="the scored classes that the four lists can tell; dx_CLASS for one"))
     layout = "labels.csv"
 
     def recordings(self, folder: Path) -> Iterator[Recording]:

@@ -23,10 +23,11 @@ SCORED = {  #: SNOMED CT code: class, for the 27 scored codes of the 2020 challe
 CLASSES = tuple(dict.fromkeys(SCORED.values()))  #: the 24 scored classes
 
 
-def indicators(key: str, classes: Iterable[str], present: Iterable[str]) -> dict[str, int]:
-    "One label `KEY_CLASS` of 0 or 1 per class: the columns of a multilabel task called `key`."
+def indicators(key: str, classes: Iterable[str], present: Iterable[str]) -> dict:
+    "Labels of a multilabel task: `key` with the names there are, and `KEY_CLASS` 0 or 1 for each."
     present = set(present)
-    return {f"{key}_{o}": int(o in present) for o in classes}
+    columns = {f"{key}_{o}": int(o in present) for o in classes}
+    return {key: tuple(o for o in classes if o in present), **columns}
 
 
 def scored_classes(codes: Iterable[str]) -> set[str]:
@@ -35,7 +36,7 @@ def scored_classes(codes: Iterable[str]) -> set[str]:
 
 
 DX = Task("dx", "dx", "multilabel", CLASSES,
-          about="the 24 scored classes of the PhysioNet/CinC Challenge 2020, columns dx_CLASS")
+          about="the 24 scored classes of the PhysioNet/CinC Challenge 2020; dx_CLASS for one")
 AF = Task("af", "dx_AF", "binary", (0, 1), about="atrial fibrillation against everything else")
 AGE = Task("age", "age", "regression", unit="years", about="age; 90 stands for all above 89")
 SEX = Task("sex", "sex", "binary", ("male", "female"), about="sex as told by the publisher")

@@ -43,7 +43,7 @@ def twelve_leads(record: WfdbRecord, unit: str = "mV") -> Signal:
         if record.units[row].lower() != unit.lower():
             raise RecordingError(f"lead {record.names[row]} is in {record.units[row]}, not {unit}",
                                  where=record.name, field="units",
-                                 remedy="the publisher's recordings are in one unit: fetch it again")
+                                 remedy="all of the publisher's are in one unit: fetch it again")
     return Signal(record.samples[rows], record.rate, LEADS, unit)
 
 # %% ../../nbs/cohorts/twelve_lead.ipynb #24fd7046
