@@ -22,22 +22,22 @@ _TRAITS = dict(                              # median, sd of the logarithm, leas
     irregularity=(0.20, 0.30, 0.10, 0.34),   # sd of intervals over their mean in AF
     r=(0.90, 0.40, 0.25, 2.0),               # mV
     q=(0.08, 0.50, 0.0, 0.3),                # of r, downwards
-    s=(0.20, 0.90, 0.02, 1.1),               # of r, downwards
+    s=(0.28, 0.90, 0.02, 1.1),               # of r, downwards
     p=(0.10, 0.35, 0.04, 0.22),              # mV
     pr=(0.15, 0.13, 0.11, 0.22),             # P to R, s
     qrs=(0.0105, 0.15, 0.008, 0.016),        # width of R as the sd of a Gaussian, s
     qt=(0.265, 0.10, 0.20, 0.34),            # R to the top of T at 60 bpm, s
-    f=(0.05, 0.45, 0.02, 0.15),              # fibrillatory waves, mV
+    f=(0.04, 0.45, 0.015, 0.12),            # fibrillatory waves, mV
     f_rate=(6.0, 0.15, 4.0, 9.0),            # their rate, Hz
     arrival=(0.26, 0.10, 0.18, 0.36),        # R to the pulse's upstroke at the finger, s
-    perfusion=(0.42, 0.35, 0.10, 0.65),      # height of a pulse, of the sensor's range
+    perfusion=(0.36, 0.60, 0.04, 0.65),      # height of a pulse, of the sensor's range
     level=(0.24, 0.35, 0.08, 0.5),           # its foot, of the sensor's range
-    ecg_noise=(0.014, 0.60, 0.003, 0.06),    # mV at 125 Hz
-    ppg_noise=(0.006, 0.60, 0.001, 0.03),    # of the sensor's range
-    wander=(0.10, 0.60, 0.02, 0.4),          # mV
+    ecg_noise=(0.010, 0.60, 0.002, 0.04),    # mV at 125 Hz
+    ppg_noise=(0.002, 0.80, 0.0003, 0.01),   # of the sensor's range
+    wander=(0.03, 0.80, 0.005, 0.3),         # mV
     mains=(0.008, 1.00, 0.0, 0.06),          # mV
     ecg_motion=(0.010, 0.80, 0.0, 0.10),     # share of time
-    ppg_motion=(0.060, 0.90, 0.005, 0.40),   # share of time
+    ppg_motion=(0.100, 1.20, 0.003, 0.60),   # share of time
 )
 
 
@@ -92,9 +92,9 @@ def stream(seed: int, number: int, purpose: int) -> np.random.Generator:
     return np.random.default_rng([seed, number, purpose])
 
 # %% ../../nbs/data/rhythm.ipynb #f8237193
-_OTHERS = dict(sinus=0.45, ectopy=0.25, tachycardia=0.18, bradycardia=0.12)
-_RATES = dict(sinus=(78, 0.15, 60, 99), ectopy=(80, 0.16, 55, 110), tachycardia=(112, 0.07, 100, 135),
-              bradycardia=(53, 0.06, 42, 59), af=(92, 0.23, 55, 145))   # bpm, as in _TRAITS
+_OTHERS = dict(sinus=0.43, ectopy=0.25, tachycardia=0.22, bradycardia=0.10)
+_RATES = dict(sinus=(80, 0.15, 60, 99), ectopy=(82, 0.18, 55, 115), tachycardia=(112, 0.07, 100, 135),
+              bradycardia=(53, 0.06, 42, 59), af=(90, 0.24, 50, 145))   # bpm, as in _TRAITS
 
 
 def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
@@ -113,7 +113,7 @@ def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
     rhythm = rhythm or _own_rhythm(seed, number, u[1])
     return Patient(
         seed, number, rhythm, heart_rate=_within(z[0], *_RATES[rhythm]), ectopy=_ectopy(rhythm, u[2]),
-        ventricular=u[3], stiffness=stiffness, t=0.2 + 0.13 * z[1], rail=bool(u[4] < 0.4),
+        ventricular=u[3], stiffness=stiffness, t=0.14 + 0.15 * z[1], rail=bool(u[4] < 0.4),
         scale=1.0 if u[5] < 2 / 3 else 4.0, **traits)
 
 

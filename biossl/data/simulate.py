@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .errors import RequestError
-from .recordings import Recording, Signal
 from .rhythm import DRAWS, LEAD, Patient, beat_times, columns, draw_patient, \
     enough_beats, stream
 
@@ -91,8 +90,8 @@ def pulse_waves(p, arrival, strength, rr):
     rise = 0.068 * short
     s = p.stiffness
     for after, width, height in (
-            (0.0, rise, 1.0), (0.20 - 0.08 * s, 0.080 - 0.010 * s, 0.40 + 0.30 * s),
-            (0.34 - 0.06 * s, 0.085 + 0.02 * s, 0.28 - 0.12 * s)):
+            (0.0, rise, 1.0), (0.20 - 0.08 * s, 0.080 - 0.010 * s, 0.34 + 0.30 * s),
+            (0.34 - 0.06 * s, 0.085 + 0.02 * s, 0.24 - 0.10 * s)):
         yield arrival + rise + after * short, width * np.ones_like(rr) * short**(after > 0), \
             height * strength
 
@@ -104,7 +103,7 @@ class Sensors:
     motion: float = 1.0
     wander: float = 1.0
     mains: float = 1.0
-    mains_rate: float = 50.0     # Hz
+    mains_rate: float = 60.0     # Hz
     clip: bool = True
     offset: float = 0.0          # s; each patient's PPG is late by up to this, either way
     drift: float = 0.0           # parts per million; each PPG clock is off by up to this, either way
