@@ -155,8 +155,8 @@ def test_errors_about_samples_name_the_recording_and_the_signal():
 
 
 @quick
-@given(pieces=st.lists(st.tuples(st.floats(0, 20), st.floats(0, 8), st.sampled_from("abc")), max_size=8),
-       purity=st.sampled_from([0.3, 0.6, 0.8, 1.0]))
+@given(pieces=st.lists(st.tuples(st.floats(0, 20), st.floats(0, 8), st.sampled_from("abc")),
+                       max_size=8), purity=st.sampled_from([0.3, 0.6, 0.8, 1.0]))
 def test_a_name_covers_its_share_of_the_window(pieces, purity):
     "Second implementation: count the hundredths of a second that each name covers."
     pieces = [(round(a, 2), round(a + d, 2), v) for a, d, v in pieces]

@@ -24,7 +24,8 @@ def assert_disjoint(train_subjects, test_subjects, what: str = "", aliases=None)
     train, test = ({aliases.get(str(o), str(o)) for o in np.unique(side).tolist()}
                    for side in (np.asarray(train_subjects), np.asarray(test_subjects)))
     for side, name in ((train, "training"), (test, "test")):
-        if not side: raise SplitError(f"the {name} side is empty", where=what or None, field="subject")
+        if side: continue
+        raise SplitError(f"the {name} side is empty", where=what or None, field="subject")
     if both := sorted(train & test):
         names = ", ".join(both[:5]) + (" ..." if len(both) > 5 else "")
         raise SplitError(f"{len(both)} subjects stand on both sides: {names}", where=what or None,
@@ -34,8 +35,8 @@ def assert_disjoint(train_subjects, test_subjects, what: str = "", aliases=None)
 def subject_folds(subjects, strata=None, folds: int = 5, seed: int = 0) -> np.ndarray:
     """The fold `(N,)` of each window: subjects stay whole and are tested once, strata are balanced.
 
-    `subjects` and `strata` are `(N,)`; without strata (a regression) only numbers are balanced. Raises
-    `SplitError` for more folds than subjects, and for a class that is missing where it is needed.
+    `subjects` and `strata` are `(N,)`; without strata (a regression) only numbers are balanced.
+    Raises `SplitError` for more folds than subjects, and for a class that a fold lacks.
     """
     if strata is None: return _unstratified(subjects, folds, seed)
     subjects, strata = _pair(subjects, strata)
@@ -60,13 +61,15 @@ def _unstratified(subjects, folds, seed):
     subjects, nothing = _pair(subjects, np.zeros(len(subjects)))
     _enough(np.unique(subjects), folds)
     maker = GroupKFold(folds, shuffle=True, random_state=seed)
-    return _checked(_numbered(maker.split(nothing, groups=subjects), len(subjects)), subjects, nothing)
+    fold = _numbered(maker.split(nothing, groups=subjects), len(subjects))
+    return _checked(fold, subjects, nothing)
 
 
 def _pair(subjects, strata):
     "Both as arrays of one length, nothing missing, strata that can be counted."
     subjects, strata = np.asarray(subjects).astype(str), np.asarray(strata)
-    if not len(subjects): raise SplitError("there is no window to split", remedy="relax the selection")
+    if not len(subjects):
+        raise SplitError("there is no window to split", remedy="relax the selection")
     if len(subjects) != len(strata):
         raise SplitError(f"{len(subjects)} subjects but {len(strata)} strata", field="strata")
     values = strata.ravel().tolist()
@@ -125,7 +128,7 @@ def _checked(fold, subjects, strata):
 
 # %% ../../nbs/data/splits.ipynb #c4250a86
 def multilabel_folds(subjects, labels, folds: int = 5, seed: int = 0) -> np.ndarray:
-    """The fold `(N,)` of each window by iterative stratification of subjects; `labels` `(N, K)` of 0 and 1.
+    """The fold `(N,)` of each window; subjects stratified iteratively by `labels (N, K)`, 0 or 1.
 
     Source: Sechidis et al. 2011, in the implementation of `iterative-stratification`.
     """
@@ -141,7 +144,7 @@ def multilabel_folds(subjects, labels, folds: int = 5, seed: int = 0) -> np.ndar
 
 # %% ../../nbs/data/splits.ipynb #24199793
 def window_folds(subjects, strata, folds: int = 5, seed: int = 0) -> np.ndarray:
-    "The fold `(N,)` of each window, windows of one subject on both sides: for the leakage figure only."
+    "The fold `(N,)` of each window, subjects on both sides: for the leakage figure only."
     from sklearn.model_selection import KFold, StratifiedKFold
     subjects, strata = _pair(subjects, np.zeros(len(subjects)) if strata is None else strata)
     _enough(np.arange(len(subjects)).astype(str), folds)
@@ -151,7 +154,7 @@ def window_folds(subjects, strata, folds: int = 5, seed: int = 0) -> np.ndarray:
 
 # %% ../../nbs/data/splits.ipynb #37b39c0b
 def inner_folds(subjects, strata=None, folds: int = 4, seed: int = 0) -> np.ndarray:
-    "Subject folds `(N,)` within a training set: at most `folds`, fewer where a class has fewer subjects."
+    "Subject folds `(N,)` within a training set: `folds`, or as many as each class has subjects."
     people = len(np.unique(np.asarray(subjects).astype(str)))
     if strata is None: return _unstratified(subjects, min(folds, max(people, 2)), seed)
     subjects, strata = _pair(subjects, strata)
@@ -166,7 +169,7 @@ def inner_folds(subjects, strata=None, folds: int = 4, seed: int = 0) -> np.ndar
 
 # %% ../../nbs/data/splits.ipynb #3ce98156
 def assert_one_name(windows, key: str | None = None, rows: int = 512):
-    "Raise `SplitError` naming two subjects of `windows` (a store) that share a window of signal `key`."
+    "Raise `SplitError` naming two subjects of `windows` (a store) that share a window of `key`."
     import hashlib
     array, subjects = windows.arrays[key or windows.signals[0]], windows.labels("subject")
     names, owner = windows.labels("recording"), {}
@@ -175,6 +178,6 @@ def assert_one_name(windows, key: str | None = None, rows: int = 512):
             if (x == x[:, :1]).all(): continue  # a flat line is nobody's
             first = owner.setdefault(hashlib.blake2b(x, digest_size=16).digest(), i)
             if subjects[first] != subjects[i]:
-                raise SplitError(f"holds a window of {names[first]} (subject {subjects[first]}) under "
-                                 f"subject {subjects[i]}", where=names[i], field="subject",
-                                 remedy="drop one of the two, or give both one subject")
+                raise SplitError(f"{names[first]} of subject {subjects[first]} has the same window "
+                                 f"as this of subject {subjects[i]}", where=names[i],
+                                 field="subject", remedy="drop one, or give both one subject")

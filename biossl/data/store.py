@@ -98,8 +98,8 @@ def merge_indexes(parts, target: Path):
             out.write_table(table.cast(schema))
 
 # %% ../../nbs/data/store.ipynb #a144733a
-VERSION = "1"                                        #: raise when the same request gives other windows
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)    # disk full, quota reached, file too large
+VERSION = "1"  #: raise when the same request gives other windows
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota reached, file too large
 
 
 def store_key(cohort, windowing: Windowing, folder=None) -> str:
@@ -117,12 +117,12 @@ def store_folder(key: str) -> Path:
 
 
 def pack(cohort, windowing: Windowing, folder=None, workers: int = 1) -> "Windows":
-    """The windows of `cohort`, packed under `BIOSSL_HOME/store` on first request and found afterwards.
+    """The windows of `cohort`, packed under `BIOSSL_HOME/store` at first, and found afterwards.
 
-    `folder` is where the cohort's files lie (`cohorts.registry.locate(cohort)`; None if it needs none).
-    Recordings that lack a signal, are too short, or repeat an earlier one are counted in
-    `Windows.report`. Raises `RecordingError` for a recording that cannot be used for another reason,
-    `StoreError` if nothing is left or the disk is full; then nothing is left behind.
+    `folder` is where the cohort's files lie (`cohorts.registry.locate(cohort)`; None if it needs
+    none). Recordings that lack a signal, are too short, or repeat an earlier one are counted in
+    `Windows.report`. Raises `RecordingError` for a recording that cannot be used for another
+    reason, `StoreError` if nothing is left or the disk is full; then nothing is left behind.
     """
     target = store_folder(store_key(cohort, windowing, folder))
     if target.is_dir(): return open_windows(target)
@@ -164,7 +164,7 @@ def _parts(recording: Recording) -> dict:
 
 
 def _cut_once(parts: dict, windowing) -> tuple[Cut, list[str]]:
-    "A cut, and what its signals are known by: a digest of the samples of each that is not constant."
+    "A cut, and what its signals are known by: a digest of the samples of each that varies."
     made = cut(Recording(**parts), windowing)
     samples = [parts["signals"][key].samples for key in windowing.keys if key in parts["signals"]]
     return made, [hashlib.sha256(o).hexdigest()[:32] for o in samples if _varies(o)]
@@ -188,8 +188,8 @@ class _Packing:
         "Append the windows of one recording, or note why there are none."
         os.utime(self.folder)  # a sign of life: a passing folder is swept by its age
         if made.recording in self.names:
-            raise RecordingError("two recordings have this name", where=made.recording, field="name",
-                                 remedy="name them apart in the cohort's reader")
+            raise RecordingError("two recordings have this name", where=made.recording,
+                                 field="name", remedy="name them apart in the cohort's reader")
         self.names.add(made.recording)
         if twin := next((self.seen[o] for o in digests if o in self.seen), None):
             return self._drop(_TWIN, f"{made.recording} = {twin}")
@@ -217,7 +217,7 @@ class _Packing:
         if not self.arrays:
             why = "; ".join(f"{len(o)} {reason}" for reason, o in self.dropped.items())
             raise StoreError(f"no window is left ({why or 'there is no recording'})",
-                             where=facts["cohort"], remedy="change signals or seconds of the windowing")
+                             where=facts["cohort"], remedy="take other signals, fewer seconds")
         for array in self.arrays.values(): array.close()
         self.index.merge()
         shapes = {key: (o.rows, *o.shape) for key, o in self.arrays.items()}
@@ -225,7 +225,7 @@ class _Packing:
 
     def __exit__(self, *error):
         for array in self.arrays.values():
-            with contextlib.suppress(OSError): array.file.close()  # the first error is the one to tell
+            with contextlib.suppress(OSError): array.file.close()  # the first error is told
 
     def __enter__(self): return self
 
@@ -244,9 +244,10 @@ def _report(folder: Path, **facts):
 
 # %% ../../nbs/data/store.ipynb #1224e325
 class Windows:
-    """Windows at rest: `arrays` `(N, C, T)` by name, `index` with a row for each, `report` of drops.
+    """Windows at rest: `arrays` `(N, C, T)` by name, `index` with a row for each, a `report`.
 
-    `leads` names the `C` rows of a signal; several entries where recordings have one lead, but not the same.
+    `leads` names the `C` rows of a signal, more than once where recordings have one lead each but
+    not the same.
     Opened by `pack` or `open_windows`; goes to other processes as the name of its folder.
     """
     def __init__(self, folder):
@@ -256,14 +257,16 @@ class Windows:
         self.windowing = Windowing(**facts["windowing"])
         self.leads = {key: [tuple(o) for o in kinds] for key, kinds in facts["leads"].items()}
         self.dropped = facts["dropped"]
-        self.arrays = {key: _mapped(self.folder, key, shape) for key, shape in facts["shapes"].items()}
+        shapes = facts["shapes"].items()
+        self.arrays = {key: _mapped(self.folder, key, shape) for key, shape in shapes}
         self._plain = {key: np.asarray(o) for key, o in self.arrays.items()}
 
     def __reduce__(self): return Windows, (self.folder,)
 
     def __len__(self): return len(next(iter(self.arrays.values())))
 
-    def __repr__(self): return f"Windows({self.cohort}, {len(self)} of {self.windowing.seconds:g} s)"
+    def __repr__(self):
+        return f"Windows({self.cohort}, {len(self)} of {self.windowing.seconds:g} s)"
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -301,8 +304,8 @@ class Windows:
     def codes(self, key: str) -> tuple[np.ndarray, tuple]:
         """A label as numbers, and the names they stand for.
 
-        Numbers stay as they are (no names); text becomes integer codes in sorted order, -1 where it is
-        missing; labels of several names become `(N, K)` of 0 and 1.
+        Numbers stay as they are (no names); text becomes integer codes in sorted order, -1 where
+        it is missing; labels of several names become `(N, K)` of 0 and 1.
         """
         if key not in self._codes: self._codes[key] = _coded(self.labels(key))
         return self._codes[key]
@@ -310,8 +313,9 @@ class Windows:
     def batch(self, rows, keys=None, out=None) -> dict[str, np.ndarray]:
         """The windows `rows` by key: arrays `(len(rows), C, T)`, labels as `codes` gives them.
 
-        `keys` are names of arrays and labels (default: the signals). `out` is an earlier batch of as
-        many rows, whose arrays are filled again. Raises `RequestError` for rows that do not exist.
+        `keys` are names of arrays and labels (default: the signals). `out` is an earlier batch of
+        as many rows, whose arrays are filled again. Raises `RequestError` for rows that do not
+        exist.
         """
         rows = np.asarray(rows, np.intp)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):
@@ -370,7 +374,8 @@ def join(stores, target) -> Windows:
 
     Raises `StoreError` if windowings, leads or arrays differ or a recording stands in two of them.
     """
-    stores, target = [o if isinstance(o, Windows) else open_windows(o) for o in stores], Path(target)
+    stores = [o if isinstance(o, Windows) else open_windows(o) for o in stores]
+    target = Path(target)
     if target.exists(): raise StoreError("is there already", where=target)
     _joinable(stores)
     with _room(target), whole_folder(target) as passing:
@@ -410,7 +415,7 @@ def _concatenate(arrays, folder, key, rows: int = 1024):
     try:
         for array in arrays:
             if array.shape[1:] != whole.shape:
-                raise StoreError(f"arrays have shapes {array.shape[1:]} and {whole.shape}", field=key)
+                raise StoreError(f"rows have shapes {array.shape[1:]}, {whole.shape}", field=key)
             for i in range(0, len(array), rows): whole.append(array[i:i + rows])
         whole.close()
     finally: whole.file.close()

@@ -9,6 +9,7 @@ __all__ = ['BEATS_PER_SECOND', 'RESERVED', 'Windowing', 'covered', 'window_start
 import contextlib
 import numbers
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 
@@ -38,13 +39,13 @@ class Windowing:
     take: str = "all"                           # all, or the last one: it ends with the recording
     longest_gap: float = 1.0                    # seconds; longer gaps flag the window
     moments: bool = True                        # keep mean and sd from before the normalisation
-    leads: tuple[tuple[str, tuple[str, ...]], ...] = ()  # key, lead names in order; else all there are
-    flattest: float = 1.0                       # windows with a greater share of equal neighbours go
+    leads: tuple[tuple[str, tuple[str, ...]], ...] = ()  # key, names in order (default: all)
+    flattest: float = 1.0                       # greatest share of equal neighbours in a window
 
     def __post_init__(self):
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         set_("signals", tuple((key, float(rate)) for key, rate in self.signals))
-        set_("filters", tuple((key, _number(low), _number(high)) for key, low, high in self.filters))
+        set_("filters", tuple((key, *map(_number, band)) for key, *band in self.filters))
         set_("leads", tuple((key, tuple(names)) for key, names in self.leads))
         set_("beats", tuple(key for key in self.beats if key in self.keys or key not in _BEATS))
         for name in (*_POSITIVE, "longest_gap", "flattest"): set_(name, float(getattr(self, name)))
@@ -78,7 +79,8 @@ def _check(windowing):
         _refuse("purity" if windowing.purity > 1 else "flattest", "a share lies between 0 and 1")
     if not windowing.longest_gap >= 0: _refuse("longest_gap", "is negative")
     for key, low, high in windowing.filters:
-        if not (low or 0) < (high or np.inf): _refuse("filters", f"{key}: {low} Hz is not below {high} Hz")
+        if not (low or 0) < (high or np.inf):
+            _refuse("filters", f"{key}: {low} Hz is not below {high} Hz")
 
 
 def _refuse(field, problem, remedy=None):
@@ -156,7 +158,7 @@ def _missing(value) -> bool: return value is None or (_is_measure(value) and np.
 
 
 def interval_label(intervals, start: float, seconds: float, purity: float):
-    "What `intervals` of one key say about one window: mean, name, or None where too little is known."
+    "What `intervals` of one key say of one window: mean, name, or None where too little is known."
     parts = [(max(o.start, start), min(o.end, start + seconds), o.value) for o in intervals
              if o.end > start and o.start < start + seconds and not _missing(o.value)]
     names = {}
@@ -206,8 +208,9 @@ class Cut:
 def cut(recording: Recording, windowing: Windowing) -> Cut:
     """All windows of one recording.
 
-    Arrays are float32: each signal `(N, C, T)`, `ecg_beats` `(N, 1, B)` in seconds from the window's
-    start, `ecg_moments` `(N, C, 2)` mean and sd. Raises `RecordingError` for what is no such drop.
+    Arrays are float32: each signal `(N, C, T)`, `ecg_beats` `(N, 1, B)` in seconds from the
+    window's start, `ecg_moments` `(N, C, 2)` mean and sd. Raises `RecordingError` for a fault that
+    is none of the reasons to drop.
     """
     name = dict(recording=recording.name, subject=str(recording.subject))
     if reason := unfit(recording, windowing): return Cut(**name, drops={reason: 1})
@@ -220,12 +223,13 @@ def cut(recording: Recording, windowing: Windowing) -> Cut:
             part, holes, still = _signal_arrays(key, signals[key], rate, starts, windowing)
         arrays |= part
         gap, flat = gap | holes, flat | still
-    columns = dict(recording=[recording.name] * len(starts), subject=[name["subject"]] * len(starts),
-                   start=starts.tolist(), gap=gap.tolist(), **_labels(recording, starts, windowing))
+    columns = {key: [value] * len(starts) for key, value in name.items()}
+    columns |= dict(start=starts.tolist(), gap=gap.tolist())
+    columns |= _labels(recording, starts, windowing)
     drops = {"windows of a flat signal": int(flat.sum())} if flat.any() else {}
-    return Cut(**name, arrays={key: o[~flat] for key, o in arrays.items()}, drops=drops,
-               columns={key: [v for v, out in zip(o, flat) if not out] for key, o in columns.items()},
-               leads={key: o.leads for key, o in signals.items()})
+    kept = {key: list(compress(o, ~flat)) for key, o in columns.items()}
+    return Cut(**name, arrays={key: o[~flat] for key, o in arrays.items()}, columns=kept,
+               leads={key: o.leads for key, o in signals.items()}, drops=drops)
 
 # %% ../../nbs/data/windowing.ipynb #05f9f7fc
 @contextlib.contextmanager
@@ -274,7 +278,8 @@ def _labels(recording, starts, windowing) -> dict[str, list]:
     for o in recording.intervals:
         if o.end > o.start: changing.setdefault(o.key, []).append(o)
     for key, parts in changing.items():
-        columns[key] = [interval_label(parts, s, windowing.seconds, windowing.purity) for s in starts]
+        columns[key] = [interval_label(parts, start, windowing.seconds, windowing.purity)
+                        for start in starts]
     if taken := set(columns) & set(RESERVED):
         raise RecordingError("a label has the name of a column of ours", where=recording.name,
                              field=sorted(taken)[0], remedy="rename it in the cohort's reader")
