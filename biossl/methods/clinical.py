@@ -56,12 +56,9 @@ def _eight(r, n) -> np.ndarray:
 
 def _entropy(r, n, bins: int = 8) -> np.ndarray:
     "Shannon entropy of each row's values in equal bins from least to greatest, over its maximum."
-    low = np.nanmin(r, axis=1, keepdims=True)
-    width = np.nanmax(r, axis=1, keepdims=True) - low
-    place = np.nan_to_num((r - low) / np.where(width > 0, width, 1) * bins)
-    place = np.minimum(place.astype(int), bins - 1)   # the greatest value belongs to the last bin
-    counts = [((place == b) & np.isfinite(r)).sum(1) for b in range(bins)]
-    p = np.stack(counts, axis=1) / n[:, None]
+    edges = np.linspace(np.nanmin(r, axis=1), np.nanmax(r, axis=1), bins + 1)[1:-1]
+    above = [(r >= edge[:, None]).sum(1) for edge in edges]
+    p = -np.diff(np.stack([n, *above, 0 * n]), axis=0).T / n[:, None]
     return -(p * np.log(np.where(p > 0, p, 1))).sum(1) / np.log(bins)
 
 # %% ../../nbs/methods/clinical.ipynb #51ce621e

@@ -158,7 +158,7 @@ def load_method(folder) -> Method:
     try:
         card = json.loads((folder / "method.json").read_text())
         weights = load_file(folder / "weights.safetensors")
-        name, version, config = card["name"], card["version"], card["config"]
+        name, version, config = card["name"], card["version"], dict(card["config"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise MethodError(f"holds no whole method: {e}", where=folder) from e
     method = get_method(name, **config)

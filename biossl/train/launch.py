@@ -319,8 +319,18 @@ def one_thread():
     finally: torch.set_num_threads(threads)
 
 
+def _warm_up():
+    "Import now what jobs import later, or the pool takes the growth for a leak and restarts."
+    import pandas
+    import pyarrow.parquet
+    import sklearn.linear_model
+
+    import biossl.train.pretrain
+
+
 def _attempt(job) -> tuple[str, dict | None]:
     "The job's key, and its failure if it failed."
+    _warm_up()
     try:
         with one_thread(): _execute(job)
     except Exception as e: return job.key, _failure(job.run, e)

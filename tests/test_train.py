@@ -1,0 +1,423 @@
+"""Profiles, the probe, pre-training that can be killed, and runs side by side."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import biossl.train.launch as launching
+from biossl.cohorts.registry import Card, Cohort, Task
+from biossl.data.errors import MethodError, RequestError, SplitError
+from biossl.data.recordings import Recording, Signal
+from biossl.data.store import Windowing, pack
+from biossl.methods.contract import Loss, Method, get_method
+from biossl.train.launch import Run, launch, run_key, split_rows
+from biossl.train.pretrain import batch_rows, pretrain, steps_of, unlabelled
+from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
+from biossl.train.profiles import Schedule
+
+few = settings(deadline=None, max_examples=25)
+AF = Task("af", "af", "binary", (0, 1))
+
+
+# -- the probe ---------------------------------------------------------------------------------
+def people(n=12, each=6, d=4, seed=0):
+    "Embeddings, truth and subjects; classes lie apart, some values are missing."
+    rng = np.random.default_rng(seed)
+    subjects = np.repeat([f"s{i:02}" for i in range(n)], each)
+    truth = np.repeat(np.arange(n) % 2, each)
+    x = rng.normal(size=(n * each, d)) + truth[:, None]
+    x[rng.random(x.shape) < .1] = np.nan
+    return x, truth, subjects
+
+
+def test_the_scaler_is_scikit_learns_and_fitted_on_training_rows_alone():
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import StandardScaler
+    x, _, _ = people()
+    train, test = x[:40], x[40:]
+    imputer = SimpleImputer(strategy="median").fit(train)
+    scaler = StandardScaler().fit(imputer.transform(train))
+    scale = Scaler(train)
+    for rows in (train, test):
+        np.testing.assert_allclose(scale(rows)[:, :4], scaler.transform(imputer.transform(rows)))
+    marks = {tuple(o) for o in scale(train)[:, 4:].T}
+    assert len(marks) == 4                       # each column has gaps of its own
+
+
+def test_a_column_without_any_value_or_spread_stays_silent():
+    x = np.c_[np.full(6, np.nan), np.full(6, 7.0), np.arange(6.0)]
+    scale = Scaler(x)
+    out = scale(np.array([[3.0, 1e9, 2.5], [np.nan, np.nan, np.nan]]))
+    assert np.isfinite(out).all() and (out[:, :2] == 0).all() and np.allclose(out[:, 2], 0)
+    with pytest.raises(MethodError, match="infinite"): Scaler(np.array([[1.0], [np.inf]]))
+    with pytest.raises(MethodError, match="not \\(N, D\\)"): Scaler(np.zeros(3))
+
+
+def test_the_logistic_probe_is_scikit_learns_pipeline():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    x, truth, subjects = people()
+    x = np.nan_to_num(x)
+    done = probe_classes(x[:48], truth[:48], subjects[:48], x[48:], (0, 1), penalties=(.1,))
+    pipe = make_pipeline(StandardScaler(), LogisticRegression(C=.1, max_iter=1000))
+    expected = pipe.fit(x[:48], truth[:48]).predict_proba(x[48:])
+    np.testing.assert_allclose(done.scores, expected, atol=1e-6)
+    assert done.penalty == .1
+
+
+def test_the_penalty_is_chosen_by_people_not_by_windows():
+    "A column that names the person helps within a person only: the strongest penalty must win."
+    rng = np.random.default_rng(1)
+    subjects = np.repeat([f"s{i:02}" for i in range(20)], 20)
+    truth = np.repeat(rng.permutation(20) % 2, 20)
+    x = np.repeat(rng.normal(size=(20, 40)), 20, axis=0)          # the person's fingerprint
+    assert probe_classes(x, truth, subjects, x, (0, 1), penalties=(1e-4, 100.0)).penalty == 1e-4
+    windows = np.array([f"w{i}" for i in range(400)])             # everyone a person of one window
+    assert probe_classes(x, truth, windows, x, (0, 1), penalties=(1e-4, 100.0)).penalty == 100.0
+
+
+def test_a_class_that_training_lacks_gets_no_probability_and_order_is_the_tasks():
+    x, truth, subjects = people()
+    done = probe(x, np.array(["b", "c"])[truth], subjects, x, Task("t", "t", "multiclass", "acb"))
+    assert done.scores.shape == (72, 3) and (done.scores[:, 0] == 0).all()
+    assert (done.scores[truth == 0, 2] > .5).mean() > .7 < (done.scores[truth == 1, 1] > .5).mean()
+
+
+def test_test_windows_do_not_influence_each_other():
+    x, truth, subjects = people()
+    whole = probe(x[:48], truth[:48], subjects[:48], x[48:], AF).scores
+    one = probe(x[:48], truth[:48], subjects[:48], x[50:51], AF).scores
+    np.testing.assert_allclose(one[0], whole[2], rtol=1e-12)
+
+
+def test_what_cannot_be_probed_is_refused():
+    x, truth, subjects = people()
+    with pytest.raises(SplitError, match="1 of 2 classes"): probe(x, truth * 0, subjects, x, AF)
+    with pytest.raises(SplitError, match="0 test"): probe(x, truth, subjects, x[:0], AF)
+    with pytest.raises(MethodError, match="no probe"):
+        probe(x, truth, subjects, x, replace(AF, kind="multilabel"))
+
+
+@few
+@given(n=st.integers(5, 30), d=st.integers(1, 8), seed=st.integers(0, 99))
+def test_ridge_is_scikit_learns(n, d, seed):
+    from sklearn.linear_model import Ridge
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, d)), rng.normal(size=n)
+    x, y = x - x.mean(0), y - y.mean()
+    expected = [Ridge(alpha=a, fit_intercept=False).fit(x, y).coef_ for a in ALPHAS]
+    np.testing.assert_allclose(ridge(x, y, ALPHAS), expected, atol=1e-8)
+
+
+def test_the_regression_probe_is_a_grid_search_over_people():
+    from sklearn.linear_model import Ridge
+    from biossl.data.splits import inner_folds
+    x, truth, subjects = people()
+    x = np.nan_to_num(x)
+    y = 60 + 10 * x[:, 0] + np.random.default_rng(0).normal(size=72) * 20
+    done = probe_quantity(x, y, subjects, x[:5], seed=3)
+    z, fold = Scaler(x)(x), inner_folds(subjects, None, 3, 3)
+    cost = [sum(((Ridge(alpha=a).fit(z[fold != k], y[fold != k]).predict(z[fold == k])
+                  - y[fold == k]) ** 2).sum() for k in range(3)) for a in ALPHAS]
+    best = ALPHAS[int(np.argmin(cost))]
+    assert done.penalty == best
+    np.testing.assert_allclose(done.scores[:, 0], Ridge(alpha=best).fit(z, y).predict(z[:5]))
+
+
+# -- pre-training ------------------------------------------------------------------------------
+class Stand:
+    "A store in memory."
+    def __init__(self, n=24, samples=96):
+        made = np.random.default_rng(0).normal(size=(n, 1, samples))
+        self.arrays, self.n = {"ecg": made.astype("float32")}, n
+    def batch(self, rows, keys): return {k: self.arrays[k][rows] for k in keys}
+    def labels(self, key): return np.array([f"{key}{i // 4}" for i in range(self.n)])
+
+
+def fresh(seed=0): return get_method("simclr", signals=("ecg",), seed=seed)
+
+
+@few
+@given(n=st.integers(1, 50), batch=st.integers(1, 20), seed=st.integers(0, 99))
+def test_an_epoch_shows_no_window_twice(n, batch, seed):
+    rows, per = np.arange(7, 7 + n), n // min(batch, n)
+    for epoch in range(2):
+        seen = [batch_rows(rows, batch, seed, epoch * per + i) for i in range(per)]
+        flat = np.concatenate(seen)
+        assert {len(o) for o in seen} == {min(batch, n)}
+        assert len(set(flat.tolist())) == len(flat) > n - min(batch, n) and set(flat) <= set(rows)
+    assert steps_of(Schedule(epochs=3, batch=batch), n) == 3 * per
+    assert steps_of(Schedule(epochs=3, batch=batch, steps=2), n) == min(2, 3 * per)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    made = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(made))             # what was drawn before does not matter
+        method = fresh()
+        losses = pretrain(method, Stand(), range(24), Schedule(epochs=2, batch=8), seed=seed)
+        made.append((losses, method.state_dict()))
+    assert made[0][0] == made[1][0] != made[2][0]
+    assert all(torch.equal(v, made[1][1][k]) for k, v in made[0][1].items())
+
+
+WORKER = """
+import sys, time
+import torch
+sys.path.insert(0, sys.argv[1])
+torch.set_num_threads(1)
+from test_train import Stand, fresh, Schedule, pretrain
+from biossl.methods.contract import save_method
+class Slow(Stand):
+    def batch(self, rows, keys):
+        time.sleep(float(sys.argv[4]))
+        return super().batch(rows, keys)
+method = fresh()
+losses = pretrain(method, Slow(), range(24), Schedule(epochs=4, batch=8, lr=1e-3),
+                  checkpoint=sys.argv[2], every=1)
+save_method(method, sys.argv[3])
+"""
+
+
+def worker(tmp_path, name, pause):
+    return subprocess.Popen([sys.executable, "-c", WORKER, os.path.dirname(__file__),
+                             str(tmp_path / "checkpoint"), str(tmp_path / name), str(pause)])
+
+
+def test_killed_at_any_step_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+    alone = fresh()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pretrain(alone, Stand(), range(24), Schedule(epochs=4, batch=8, lr=1e-3))
+    torch.set_num_threads(threads)
+    checkpoint, process = tmp_path / "checkpoint", worker(tmp_path, "killed", .2)
+    while process.poll() is None and not checkpoint.is_file(): time.sleep(.01)
+    time.sleep(np.random.default_rng().uniform(0, .5))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and checkpoint.is_file()
+    assert not (tmp_path / "killed").exists()
+    assert worker(tmp_path, "resumed", 0).wait() == 0 and not checkpoint.exists()
+    from biossl.methods.contract import load_method
+    resumed = load_method(tmp_path / "resumed")
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in alone.state_dict().items())
+
+
+def stopped(path, after=2):
+    "A checkpoint that a run left behind when it was stopped."
+    windows, calls = Stand(), []
+    gather = windows.batch
+    def batch(rows, keys):
+        calls.append(1)
+        if len(calls) > after: raise KeyboardInterrupt
+        return gather(rows, keys)
+    windows.batch = batch
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(fresh(), windows, range(24), Schedule(epochs=2, batch=8), checkpoint=path, every=1)
+
+
+def test_a_checkpoint_of_another_run_or_half_of_one_is_refused(tmp_path):
+    path = tmp_path / "checkpoint"
+    stopped(path)
+    for change in (dict(lr=.5), dict(epochs=9)):
+        with pytest.raises(MethodError, match="another run"):
+            pretrain(fresh(), Stand(), range(24),
+                     replace(Schedule(epochs=2, batch=8), **change), checkpoint=path)
+    whole = path.read_bytes()
+    for damaged in (whole[:-50], whole[:20], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(MethodError, match="no whole checkpoint"):
+            pretrain(fresh(), Stand(), range(24), Schedule(epochs=2, batch=8), checkpoint=path)
+
+
+def test_a_loss_that_is_no_number_names_step_and_recordings():
+    windows = Stand()
+    windows.arrays["ecg"][[5, 17], 0, 3] = np.nan
+    with pytest.raises(MethodError, match=r"recording\d.*loss is nan at step 0"):
+        pretrain(fresh(), windows, range(24), Schedule(epochs=1, batch=24))
+    with pytest.raises(MethodError) as caught:
+        pretrain(fresh(), windows, range(24), Schedule(epochs=1, batch=24))
+    assert caught.value.where == "recording1, recording4"
+
+
+def test_pre_training_sees_all_windows_of_its_subjects_and_no_others():
+    windows = Stand()                                    # subjects of four windows each
+    rows = unlabelled(windows, [0, 9], [16, 20])
+    assert rows.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    with pytest.raises(SplitError, match="subject2"): unlabelled(windows, [0, 9], [10])
+
+
+# -- runs --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Toy(Cohort):
+    "Ten people of three windows each, one window of the last without a label."
+    people: int = 10
+
+    card = Card("toy", "", "", "", "", "", "", 10, 10, .1, {"ecg": 20.0, "ppg": 20.0}, 0)
+    tasks = (AF, Task("rate", "rate", "regression"), Task("lost", "lost", "binary", (0, 1)))
+
+    def recordings(self, folder):
+        for i in range(self.people):
+            rng = np.random.default_rng(i)
+            made = {k: Signal((1 + i % 2) * rng.normal(size=(1, 620)), 20.0, ("II",), "mV")
+                    for k in ("ecg", "ppg")}
+            labels = dict(af=i % 2 if i else None, rate=60.0 + i, alarm_type="abc"[i % 3])
+            yield Recording(f"r{i}", f"p{9 - i}", made, labels)
+
+    def fingerprint(self, folder): return dict(people=self.people)
+
+
+WINDOWING = Windowing(signals=(("ecg", 20.0), ("ppg", 20.0)), seconds=10.0, hop=10.0, beats=())
+ONE_STEP = Schedule(epochs=1, steps=1, batch=8, penalties=(1.0,))
+
+
+@pytest.fixture
+def toy(home, monkeypatch):
+    "A function that makes runs on the toy cohort."
+    def source(run):
+        if run.cohort != "toy": raise RequestError(f"no cohort {run.cohort}")
+        return Toy(**dict(run.options)), run.windowing, None
+    monkeypatch.setattr(launching, "_source", source)
+    return lambda row, method, folds=2, **facts: [
+        Run(row, method, cohort="toy", windowing=WINDOWING, fold=k, folds=folds,
+            **{"schedule": ONE_STEP, **facts}) for k in range(folds)]
+
+
+def test_every_labelled_window_is_tested_once_and_counted(toy):
+    out = launch(toy("Moments", "raw_moments", folds=3), workers=1, progress=False).whole()
+    frame = out.predictions
+    assert sorted(frame.window) == list(range(3, 30)) and (frame.recording != "r0").all()
+    assert (frame.subject == [f"p{9 - int(r[1:])}" for r in frame.recording]).all()
+    assert (frame.truth == [int(r[1:]) % 2 for r in frame.recording]).all()
+    assert list(frame)[-2:] == ["score_0", "score_1"]
+    assert ((frame.score_1 > .5) == frame.truth).mean() > .9
+    for record in out.records:
+        assert record["n_train"] + record["n_test"] == 27 and record["n_missing"] == 3
+        assert record["final_loss"] is None and record["split"] == "subject"
+        json.dumps(record)
+    by_fold = frame.groupby("fold").subject.agg(set)
+    assert sum(map(len, by_fold)) == 9 == len(set.union(*by_fold))
+
+
+def test_chance_is_the_classes_frequency_and_a_quantitys_mean(toy):
+    runs = toy("Chance", "chance") + toy("Chance", "chance", task="rate")
+    out = launch(runs, workers=1, progress=False).whole()
+    for _, part in out.predictions.groupby("run"):
+        rest = out.predictions[(out.predictions.run != part.run.iloc[0])
+                               & (out.predictions.score.isna() == part.score.isna().iloc[0])]
+        score = part.score_1 if part.score.isna().all() else part.score
+        np.testing.assert_allclose(score, rest.truth.astype(float).mean(), atol=1e-3)
+
+
+def test_finished_runs_are_found_under_any_name_and_not_repeated(toy, monkeypatch):
+    first = launch(toy("A", "raw_moments"), workers=1, progress=False).whole()
+    monkeypatch.setattr(launching, "_execute", lambda job: pytest.fail("ran again"))
+    again = launch(toy("B", "raw_moments"), workers=1, progress=False).whole()
+    assert set(again.predictions.row) == {"B"} == {o["row"] for o in again.records}
+    assert first.predictions.drop(columns="row").equals(again.predictions.drop(columns="row"))
+
+
+def test_a_failed_run_takes_no_other_with_it(toy):
+    runs = (toy("fine", "raw_moments") + toy("no truth", "raw_moments", task="lost")
+            + toy("no method", "raw_moment") + toy("cheat", "context", hyper=(("signals", ("af",)),))
+            + toy("too few", "context", hyper=(("levels", 2),))
+            + [replace(o, row="nowhere", cohort="atlantis") for o in toy("x", "chance")])
+    out = launch(runs, workers=2, progress=False)
+    said = {o["row"]: o["error"] for o in out.failures}
+    assert set(out.predictions.row) == {"fine"} and len(out.records) == 2 and len(out.failures) == 10
+    for row, words in {"no truth": "no label lost", "no method": "did you mean raw_moments",
+                       "cheat": "which is the answer", "too few": "more than 2 values",
+                       "nowhere": "no cohort atlantis"}.items(): assert words in said[row]
+    with pytest.raises(MethodError, match="10 runs failed"): out.whole()
+
+
+@dataclass(frozen=True)
+class Deadly(Run):
+    "A run whose worker dies, as one does that the system kills for its memory."
+    def build(self, seed=None):
+        if seed is None: os._exit(9)
+        return super().build(seed)
+
+
+def test_a_worker_that_dies_costs_its_own_run_only(toy):
+    runs = toy("fine", "raw_moments", folds=3)
+    dead = Deadly("dead", "chance", cohort="toy", windowing=WINDOWING, schedule=ONE_STEP)
+    out = launch([dead, *runs], workers=2, progress=False)
+    assert [o["row"] for o in out.failures] == ["dead"] and len(out.records) == 3
+
+
+def test_side_by_side_or_one_after_the_other_gives_the_same_bits(toy, monkeypatch, tmp_path):
+    runs = toy("conv", "random_conv") + toy("net", "simclr")
+    one = launch(runs, workers=1, progress=False).whole()
+    monkeypatch.setenv("BIOSSL_HOME", str(tmp_path / "elsewhere"))
+    two = launch(runs, workers=2, progress=False).whole()
+    assert one.predictions.equals(two.predictions)
+    assert [o["final_loss"] for o in one.records] == [o["final_loss"] for o in two.records]
+
+
+def test_weights_are_trained_once_for_all_probes_and_on_training_subjects_only(toy, monkeypatch):
+    import biossl.train.pretrain as room
+    seen, train = [], room.pretrain
+    def spy(method, windows, rows, *rest, **more):
+        seen.append(set(windows.labels("subject")[rows]))
+        return train(method, windows, rows, *rest, **more)
+    monkeypatch.setattr(room, "pretrain", spy)
+    out = launch(toy("net", "simclr"), workers=1, progress=False).whole()
+    tested = out.predictions.groupby("fold").subject.agg(set)
+    assert len(seen) == 2 and all(not a & b for a, b in zip(seen, tested))
+    other = replace(ONE_STEP, penalties=(.01,))
+    launch(toy("net", "simclr", schedule=other), workers=1, progress=False).whole()
+    assert len(seen) == 2
+    launch(toy("net", "simclr", schedule=replace(other, lr=.01)), workers=1, progress=False).whole()
+    assert len(seen) == 4
+
+
+def test_a_split_by_windows_is_said_to_be_one(toy):
+    out = launch(toy("leak", "raw_moments", split="window"), workers=1, progress=False).whole()
+    assert {o["split"] for o in out.records} == {"window"}
+    sides = out.predictions.groupby("fold").subject.agg(set)
+    assert sides[0] & sides[1]
+
+
+def test_a_packed_store_needs_none_of_the_tools_that_made_it(toy, monkeypatch):
+    pack(Toy(), WINDOWING)
+    for name in ("wfdb", "papermill", "nbdev", "neurokit2", "execnb", "fastcore"):
+        monkeypatch.setitem(sys.modules, name, None)
+    launch(toy("net", "simclr"), workers=1, progress=False).whole()
+
+
+def test_folds_hang_on_the_order_of_people_and_not_on_their_names(home):
+    windows, runs = pack(Toy(), WINDOWING), [Run("", "chance", fold=k, folds=2) for k in range(2)]
+    class Renamed:
+        def labels(self, key):
+            made = windows.labels(key)
+            return np.array([f"x{9 - int(o[1:])}" for o in made]) if key == "subject" else made
+    for run in runs:
+        for a, b in zip(split_rows(run, windows, AF), split_rows(run, Renamed(), AF)):
+            assert np.array_equal(a, b)
+
+
+def test_the_key_knows_what_determines_a_run(monkeypatch):
+    run = Run("a", "simclr", (("tau", .1),))
+    key = run_key(run, "data")
+    same = (replace(run, row="b"), replace(run, hyper=()), replace(run, hyper=[["tau", .1]]))
+    assert {run_key(o, "data") for o in same} == {key}
+    other = [replace(run, **o) for o in (
+        dict(hyper=(("tau", .2),)), dict(method="random_init"), dict(cohort="bidmc"), dict(task="x"),
+        dict(options=(("subjects", 4),)), dict(windowing=Windowing(seconds=10)), dict(fold=1),
+        dict(folds=6), dict(seed=1), dict(split="window"), dict(schedule=Schedule(lr=1)))]
+    keys = {run_key(o, "data") for o in other} | {run_key(run, "other data"), key}
+    assert len(keys) == len(other) + 2
+    monkeypatch.setattr("biossl.methods.simclr.SimCLR.version", "2")
+    assert run_key(run, "data") not in keys
+    with pytest.raises(RequestError, match="cannot be part"):
+        run_key(replace(run, options=(("x", object()),)), "data")
