@@ -1,24 +1,10 @@
 """Packaging: every setting stands in settings.ini."""
-import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
-from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
-
-
-class BuildWithTables(build_py):
-    "The papers' tables lie beside the notebooks; a wheel carries them inside the package."
-
-    def run(self):
-        super().run()
-        if not self.editable_mode:
-            shutil.copytree(here / "nbs" / "published", Path(self.build_lib, "biossl", "published"),
-                            dirs_exist_ok=True)
-
-
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
