@@ -39,7 +39,7 @@ def test_response_of_the_polyphase_filter(freq, gain):
 
 def test_a_sine_above_the_new_band_vanishes():
     x = sine(30, 125, 30)
-    assert rms(signals.resample(x, 125, 42)[42:-42]) < 0.002 * rms(x)   # beginning and end are steps
+    assert rms(signals.resample(x, 125, 42)[42:-42]) < 0.002 * rms(x)   # its ends are steps
 
 
 @modest

@@ -126,7 +126,8 @@ def test_the_pulse_rises_when_the_truth_says_so():
     for row in range(6):
         slope = np.gradient(sim.ppg[row, 0])
         beats, delays = of_row(sim.truth.beats, row)[:-2], of_row(sim.truth.delays, row)[:-2]
-        steepest = [slope[int(250 * (o + .1)):int(250 * (o + .5))].argmax() / 250 + .1 for o in beats]
+        after = [slope[int(250 * (o + .1)):int(250 * (o + .5))] for o in beats]
+        steepest = [o.argmax() / 250 + .1 for o in after]
         assert np.abs(np.array(steepest) - delays).max() < .02
         assert 0.15 < delays.min() and delays.max() < 0.45
         np.testing.assert_allclose(of_row(sim.truth.pulses, row)[:-2], beats + delays)
@@ -267,10 +268,12 @@ def test_spline_against_scipy():
 
 @pytest.mark.parametrize("call", [
     lambda: draw_patient(0, -1), lambda: draw_patient(-1, 0), lambda: draw_patient(0, 0, "vf"),
-    lambda: simulate([], 1), lambda: simulate(people("af"), 0), lambda: simulate(people("af"), 1, 0),
+    lambda: simulate([], 1), lambda: simulate(people("af"), 0),
+    lambda: simulate(people("af"), 1, 0),
     lambda: simulate(people("af"), 1, np.inf), lambda: simulate(people("af"), 1, 30, 0),
     lambda: simulate(people("af"), 1, 30, 125, np.nan), lambda: Sensors(noise=-1),
-    lambda: Sensors(drift=np.nan), lambda: simulate(people("af"), 1, 3600, sensors=Sensors(drift=900))])
+    lambda: Sensors(drift=np.nan),
+    lambda: simulate(people("af"), 1, 3600, sensors=Sensors(drift=900))])
 def test_nonsense_is_refused(call):
     with pytest.raises(RequestError): call()
 

@@ -43,7 +43,7 @@ _TRAITS = dict(                              # median, sd of the logarithm, leas
 
 @dataclass(frozen=True)
 class Patient:
-    "A virtual subject, number `number` of the population `seed`. Units stand beside the traits' table."
+    "Virtual subject `number` of the population `seed`. Units stand beside the table of traits."
     seed: int
     number: int
     rhythm: str
@@ -93,12 +93,12 @@ def stream(seed: int, number: int, purpose: int) -> np.random.Generator:
 
 # %% ../../nbs/data/rhythm.ipynb #f8237193
 _OTHERS = dict(sinus=0.43, ectopy=0.25, tachycardia=0.22, bradycardia=0.10)
-_RATES = dict(sinus=(80, 0.15, 60, 99), ectopy=(82, 0.18, 55, 115), tachycardia=(112, 0.07, 100, 135),
-              bradycardia=(53, 0.06, 42, 59), af=(90, 0.24, 50, 145))   # bpm, as in _TRAITS
+_RATES = dict(sinus=(80, 0.15, 60, 99), ectopy=(82, 0.18, 55, 115),
+              tachycardia=(112, 0.07, 100, 135), bradycardia=(53, 0.06, 42, 59), af=(90, 0.24, 50, 145))   # bpm, as in _TRAITS
 
 
 def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
-    "Patient `number` of the population `seed`; a `rhythm` given changes the rhythm and not the person."
+    "Patient `number` of population `seed`; a `rhythm` given changes that and not the person."
     if number < 0 or seed < 0:
         raise RequestError(f"no patient {number} of population {seed}", field="number",
                            remedy="numbers and seeds count from zero")
@@ -112,8 +112,8 @@ def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
     traits["arrival"] *= 1.08 - 0.16 * stiffness        # and stiff arteries conduct faster
     rhythm = rhythm or _own_rhythm(seed, number, u[1])
     return Patient(
-        seed, number, rhythm, heart_rate=_within(z[0], *_RATES[rhythm]), ectopy=_ectopy(rhythm, u[2]),
-        ventricular=u[3], stiffness=stiffness, t=0.14 + 0.15 * z[1], rail=bool(u[4] < 0.4),
+        seed, number, rhythm, heart_rate=_within(z[0], *_RATES[rhythm]),
+        ectopy=_ectopy(rhythm, u[2]), ventricular=u[3], stiffness=stiffness, t=0.14 + 0.15 * z[1], rail=bool(u[4] < 0.4),
         scale=1.0 if u[5] < 2 / 3 else 4.0, **traits)
 
 
@@ -145,7 +145,7 @@ DRAWS = 4       #: random numbers a beat needs
 
 @dataclass(frozen=True, eq=False)
 class Beats:
-    "Of each row `(N, B)`: `times` of R in s from the window's start, `rr` before it, `kind` of beat."
+    "Rows `(N, B)`: `times` of R in s from the window's start, interval `rr` before it, `kind`."
     times: np.ndarray
     rr: np.ndarray
     kind: np.ndarray      # 0 regular, 1 premature from the atria, 2 premature from a ventricle

@@ -32,10 +32,10 @@ def _rate(rate, field: str = "rate") -> float:
 
 # %% ../../nbs/data/signals.ipynb #1a414b57
 def fill_gaps(x, rate: float, longest: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """`x (..., T)` with NaN and infinite samples bridged, and a mask `(..., T)` of what stays missing.
+    """`x (..., T)` with NaN and infinite samples bridged, and a mask `(..., T)` of the long gaps.
 
-    Between two good samples the bridge is linear, before the first and after the last good one it is
-    constant, in a row without any it is zero. The mask is True in gaps longer than `longest` seconds.
+    Between two good samples the bridge is linear, before the first and after the last good one it
+    is constant, in a row without any it is zero. The mask is True in gaps longer than `longest` s.
     """
     x = np.array(x, np.float64 if np.asarray(x).dtype == np.float64 else np.float32)
     if x.ndim == 0 or x.size == 0:
@@ -143,7 +143,8 @@ def beats(x, rate: float, key: str = "ecg") -> np.ndarray:
         raise RequestError(f"no beats are detected in {key}", field="key", remedy="ecg or ppg")
     x, gap = fill_gaps(x, rate)
     spread = np.ptp(x)
-    if gap.all() or x.shape[-1] < 3 * rate or not spread > 1e-9 * np.abs(x).max(): return np.empty(0)
+    flat = not spread > 1e-9 * np.abs(x).max()
+    if flat or gap.all() or x.shape[-1] < 3 * rate: return np.empty(0)
     found = _quietly(detect, ((x - x.mean(dtype=np.float64)) / spread).astype(np.float64), rate)
     return found[~gap[found]] / rate
 
