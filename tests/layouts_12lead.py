@@ -121,7 +121,11 @@ def ludb(folder: Path, numbers=(1, 2), marks=MARKS, length=5000, **changes) -> P
     return folder
 
 
-CONDITIONS = "\ufeffAcronymName,FullName,Snomed_CT\nAPB,atrial premature beats\t,284470004\n"
+CONDITIONS = """\ufeffAcronymName,FullName,Snomed_CT
+APB,atrial premature beats\t,284470004
+LBBB,left bundle branch block,164909002
+LFBBB,left front bundle branch block,164909002
+"""
 
 
 def chapman_ningbo(folder: Path) -> Path:
