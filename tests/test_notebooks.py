@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -15,6 +16,7 @@ from biossl.data.errors import RequestError
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = chapters(ROOT)
+PROTOCOL = ROOT / "nbs" / "02_protocol.ipynb"
 v4 = nbformat.v4
 PYTHON = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -126,36 +128,44 @@ def tables(folder):
     return {o.name: o.read_text() for o in Path(folder).rglob("*.csv")}
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda o: o.stem)
-def test_chapter_runs_from_both_folders_in_smoke(path, home, tmp_path):
-    done = papermill(path, tmp_path / "run.ipynb", "-p", "profile", "smoke", "-p", "out", tmp_path,
-                     "-p", "workers", 1, "--no-progress-bar",
-                     cwd=ROOT if int(path.stem[:2]) % 2 else ROOT / "nbs")
+def smoke(path, out, *more, cwd):
+    "Run a chapter in the smoke profile, its home and its results under `out`."
+    return papermill(path, *more, "-p", "profile", "smoke", "-p", "out", out, "-p", "workers", 1,
+                     "--no-progress-bar", cwd=cwd, env=os.environ | {"BIOSSL_HOME": f"{out}/home"})
+
+
+@pytest.mark.parametrize("path", [o for o in CHAPTERS if o != PROTOCOL], ids=lambda o: o.stem)
+def test_chapter_runs_in_smoke(path, tmp_path):
+    done = smoke(path, tmp_path, tmp_path / "run.ipynb", cwd=ROOT)
     assert "Passed unknown parameter" not in done.stderr
     assert any((tmp_path / path.stem).iterdir()), "a chapter writes its files to out/NN_name"
 
 
-PROTOCOL = ROOT / "nbs" / "02_protocol.ipynb"
-needs_protocol = pytest.mark.skipif(not PROTOCOL.exists(), reason="there is no chapter 02_protocol")
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory):
+    "One chapter three times: from the root, from nbs/ with one path only, and with another seed."
+    if not PROTOCOL.exists(): pytest.skip("there is no chapter 02_protocol")
+    folder, source = tmp_path_factory.mktemp("protocol"), PROTOCOL.read_bytes()
+    forms = {"root": ([folder / "root.ipynb"], ROOT), "nbs": ([], ROOT / "nbs"),
+             "seed": ([folder / "seed.ipynb", "-p", "seed", 1], ROOT)}
+    with ThreadPoolExecutor(2) as pool:
+        running = {name: pool.submit(smoke, PROTOCOL, folder / name, *more, cwd=cwd)
+                   for name, (more, cwd) in forms.items()}
+        done = {name: o.result() for name, o in running.items()}
+    assert PROTOCOL.read_bytes() == source
+    return done, {name: tables(folder / name) for name in forms}
 
 
-@needs_protocol
-def test_a_parameter_really_changes_the_run_and_the_same_gives_the_same(home, tmp_path):
-    found = {}
-    for name, seed in (("one", 0), ("again", 0), ("two", 1)):
-        papermill(PROTOCOL, tmp_path / f"{name}.ipynb", "-p", "profile", "smoke",
-                  "-p", "seed", seed, "-p", "out", tmp_path / name, "-p", "workers", 1, cwd=ROOT,
-                  env=os.environ | {"BIOSSL_HOME": str(tmp_path / f"home_{name}")})
-        found[name] = tables(tmp_path / name)
-    assert found["one"] and found["one"] == found["again"]
-    assert found["one"] != found["two"]
-
-
-@needs_protocol
-def test_papermill_with_one_path_and_redirected_output_runs(home, tmp_path):
-    before = PROTOCOL.read_bytes()
-    done = papermill(PROTOCOL, "-p", "profile", "smoke", "-p", "out", tmp_path, "-p", "workers", 1,
-                     cwd=ROOT / "nbs")
-    executed = json.loads(done.stdout)
+def test_papermill_with_one_path_writes_the_executed_notebook_to_its_output(protocol):
+    executed = json.loads(protocol[0]["nbs"].stdout)
     assert any(o.get("execution_count") for o in executed["cells"])
-    assert PROTOCOL.read_bytes() == before and tables(tmp_path)
+    assert protocol[0]["root"].stdout == ""
+
+
+def test_the_same_chapter_from_both_folders_gives_the_same_tables(protocol):
+    assert protocol[1]["root"] and protocol[1]["root"] == protocol[1]["nbs"]
+
+
+def test_a_parameter_really_changes_the_run(protocol):
+    assert protocol[1]["seed"].keys() == protocol[1]["root"].keys()
+    assert protocol[1]["seed"] != protocol[1]["root"]
