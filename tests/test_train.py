@@ -287,6 +287,7 @@ def toy(home, monkeypatch):
         if run.cohort != "toy": raise RequestError(f"no cohort {run.cohort}")
         return Toy(**dict(run.options)), run.windowing, None
     monkeypatch.setattr(launching, "_source", source)
+    pack(Toy(), WINDOWING)
     return lambda row, method, folds=2, **facts: [
         Run(row, method, cohort="toy", windowing=WINDOWING, fold=k, folds=folds,
             **{"schedule": ONE_STEP, **facts}) for k in range(folds)]
@@ -389,7 +390,6 @@ def test_a_split_by_windows_is_said_to_be_one(toy):
 
 
 def test_a_packed_store_needs_none_of_the_tools_that_made_it(toy, monkeypatch):
-    pack(Toy(), WINDOWING)
     for name in ("wfdb", "papermill", "nbdev", "neurokit2", "execnb", "fastcore"):
         monkeypatch.setitem(sys.modules, name, None)
     launch(toy("net", "simclr"), workers=1, progress=False).whole()

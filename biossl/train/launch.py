@@ -23,7 +23,7 @@ from ..cohorts.registry import Task, get_cohort, locate
 from ..data.errors import MethodError, RequestError, StoreError, nearest
 from ..data.places import home, whole_folder
 from ..data.splits import assert_disjoint, subject_folds, window_folds
-from ..data.store import Windowing, open_windows, pack, store_key
+from ..data.store import Windowing, open_windows, pack, store_folder, store_key
 from ..methods.contract import (as_tensor, for_windows, get_method, load_method, method_class,
                                      save_method, tuples)
 from .probe import probe
@@ -282,9 +282,7 @@ def _prepare(runs, workers, device):
         source = (run.cohort, run.options, run.windowing)
         try:
             if isinstance(stores.get(source), Exception): raise stores[source]
-            if source not in stores:
-                cohort, windowing, folder = _source(run)
-                stores[source] = cohort, pack(cohort, windowing, folder, workers=workers)
+            if source not in stores: stores[source] = _packed(run, workers)
             cohort, windows = stores[source]
             jobs.append(_Job(run, run_key(run, windows.key), windows.key, str(windows.folder),
                              cohort.task(run.task), str(home()), device))
@@ -292,6 +290,17 @@ def _prepare(runs, workers, device):
             if source not in stores: stores[source] = e
             failures.append(_failure(run, e))
     return jobs, failures
+
+
+def _packed(run, workers):
+    "The run's cohort and its windows."
+    from joblib.externals.loky import get_reusable_executor
+    cohort, windowing, folder = _source(run)
+    found = store_folder(store_key(cohort, windowing, folder)).is_dir()
+    windows = pack(cohort, windowing, folder, workers=workers)
+    if not found and workers > 1:   # the pool would take what training imports for a leak
+        get_reusable_executor().shutdown()
+    return cohort, windows
 
 
 def _failure(run, error) -> dict:
