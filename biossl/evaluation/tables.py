@@ -60,6 +60,7 @@ class Row:
     hyper: tuple[tuple[str, Any], ...] = ()
     split: str = "subject"
     windowing: Any = None          # a Windowing, where the row needs another than the table's
+    penalties: tuple[float, ...] = ()   # of the probe; one alone is fixed in advance, none: the profile's
     published: str = ""
 
 
@@ -107,6 +108,7 @@ class Table:
         "The `Run` of one row; `where` says cohort, options, fold, folds, seed and schedule."
         from biossl.data.store import Windowing
         from biossl.train.launch import Run
+        if row.penalties: where["schedule"] = replace(where["schedule"], penalties=row.penalties)
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
                    windowing=row.windowing or self.windowing or Windowing(), **where)
 

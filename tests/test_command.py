@@ -1,0 +1,100 @@
+"""The command line: what it says, with what exit status, with and without recordings."""
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import biossl.command as command
+from biossl.cohorts.registry import cohort_names
+
+RUNNER = CliRunner()
+COMMANDS = ("cohorts", "doctor", "fetch", "pack", "run", "grid", "tables")
+
+
+def told(*words, ok=True):
+    "What a command prints; it must end well unless `ok` is false."
+    result = RUNNER.invoke(command.app, list(words), catch_exceptions=True)
+    if ok: assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def refused(monkeypatch, capsys, *words):
+    "The one line on stderr with which the program ends, status 2."
+    monkeypatch.setattr("sys.argv", ["biossl", *words])
+    with pytest.raises(SystemExit) as end: command.main()
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("biossl: "), lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_worth_reading(name):
+    text = told(name, "--help")
+    about = text.split("Usage:")[1].splitlines()[2:]
+    assert len(" ".join(about).split()) > 10
+
+
+def test_the_help_names_every_command():
+    text = told("--help")
+    assert all(re.search(rf"^\s+{name}\b", text, re.M) for name in COMMANDS)
+
+
+def test_cohorts_without_recordings_has_only_the_simulated(home):
+    lines = {line.split()[0]: line for line in told("cohorts").splitlines() if line.strip()}
+    assert set(cohort_names()) <= set(lines)
+    assert "made" in lines["simulated"]
+    assert all("not at hand" in lines[o] for o in cohort_names() if o != "simulated")
+
+
+def test_doctor_names_home_data_and_what_is_missing(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path / "nowhere"))
+    text = told("doctor")
+    assert str(home) in text and f"{tmp_path / 'nowhere'}: no such folder" in text
+    bidmc = next(o for o in text.splitlines() if o.split()[:1] == ["bidmc"])
+    assert "biossl fetch" in bidmc
+
+
+@pytest.mark.real
+def test_cohorts_and_doctor_see_the_recordings_at_hand(real_data):
+    for name in ("cohorts", "doctor"):
+        line = next(o for o in told(name).splitlines() if o.split()[:1] == ["mimic_perform_af"])
+        assert "mimic_perform_af.tar.xz" in line or "unpacked" in line
+
+
+def test_pack_tells_windows_and_finds_them_again(home):
+    words = ("pack", "simulated", "-o", "subjects=3", "-o", "seconds=65")
+    first = told(*words)
+    assert first.startswith("6 windows of 3 subjects")
+    assert told(*words) == first
+    assert len(list((home / "store").iterdir())) == 1
+
+
+def test_wrong_names_are_one_line_with_the_nearest_right_one(home, monkeypatch, capsys):
+    assert "simulated" in refused(monkeypatch, capsys, "pack", "simulatd")
+    assert "subjects" in refused(monkeypatch, capsys, "pack", "simulated", "-o", "subject=3")
+    assert "name=value" in refused(monkeypatch, capsys, "pack", "simulated", "-o", "subjects")
+    assert "protocol" in refused(monkeypatch, capsys, "grid", "protocoll.table1")
+    assert "table1" in refused(monkeypatch, capsys, "grid", "protocol.tabel1")
+    assert "02_protocol" in refused(monkeypatch, capsys, "run", "02_protocl")
+    assert "profile" in refused(monkeypatch, capsys, "run", "02", "-p", "profil=smoke")
+    assert "biossl fetch" in refused(monkeypatch, capsys, "pack", "bidmc")
+    assert not home.exists() or not any((home / "store").glob("*"))
+
+
+def test_an_unknown_command_ends_non_zero():
+    assert RUNNER.invoke(command.app, ["packk"]).exit_code != 0
+
+
+def test_a_grid_is_computed_stored_and_rebuilt(home, tmp_path):
+    out = tmp_path / "out"
+    told("grid", "protocol.table2_subjects", "--profile", "smoke", "--workers", "1", "--out", str(out))
+    folder = out / "02_protocol"
+    table = folder / "table2_subjects.csv"
+    stored = table.read_bytes()
+    assert "as stored" in told("tables", str(folder))
+    table.write_bytes(stored.replace(b"auroc", b"auroq", 1))
+    assert "differs" in told("tables", "--check", str(folder), ok=False)
+    assert table.read_bytes() != stored
+    assert "rewritten" in told("tables", str(folder))
+    assert table.read_bytes() == stored
