@@ -226,7 +226,8 @@ def signals(tracks: dict, beats: dict | None = None, seconds: tuple | None = Non
         if samples.ndim != 1:
             raise RequestError(f"has shape {samples.shape}, not (T,)", field=label)
         axis.plot(np.arange(len(samples)) / rate, samples, color=colour, lw=1.1)
-        times = (beats or {}).get(label, ())
+        times = np.asarray((beats or {}).get(label, ()))
+        if seconds: times = times[(times >= seconds[0]) & (times <= seconds[1])]
         axis.plot(times, np.ones(len(times)), "|", color=COLOURS["black"], ms=7, clip_on=False,
                   transform=axis.get_xaxis_transform())
         axis.set_ylabel(label)

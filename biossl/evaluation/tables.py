@@ -60,7 +60,7 @@ class Row:
     hyper: tuple[tuple[str, Any], ...] = ()
     split: str = "subject"
     windowing: Any = None          # a Windowing, where the row needs another than the table's
-    penalties: tuple[float, ...] = ()   # of the probe; one alone is fixed in advance, none: the profile's
+    penalties: tuple[float, ...] = ()   # of the probe: one alone is fixed, none are the profile's
     published: str = ""
 
 
@@ -115,8 +115,9 @@ class Table:
     def run(self, cohort: str = "", profile="quick", seed: int = 0, workers="auto", options=None,
             device="auto"):
         "Run whatever is not yet run; the table's frame and what was launched, records told apart."
-        from biossl.train.launch import launch
-        profile = _profile(profile)
+        from biossl.train.launch import find_device, launch
+        device = find_device(device)
+        profile = _profile(profile).on(device)
         launched = launch(self.runs(cohort, profile, seed, options), workers=workers, device=device,
                           progress=profile.name != "smoke")
         told = dict(table=self.name, profile=profile.name, resamples=profile.resamples,
@@ -391,13 +392,15 @@ def _passed(table, record) -> str:
     "Why this record's row is stale; empty if it is not."
     from biossl.methods.contract import method_class
     from biossl.train.launch import run_key
+    from biossl.train.profiles import Schedule
     names = [o.name for o in table.rows]
     if record["row"] not in names: return "is declared no longer"
     row = table.row(record["row"])
     try:
+        schedule = replace(_schedule(record), penalties=row.penalties or Schedule().penalties)
         run = table.one_run(row, cohort=record["cohort"], options=tuple(record["options"].items()),
                             fold=record["fold"], folds=record["folds"], seed=record["seed"],
-                            schedule=_schedule(record))
+                            schedule=schedule)
         if run_key(run, record["data"]) == record["key"]: return ""
         version = method_class(row.method).version
     except BiosslError as e: return f"can no longer be run: {e}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'Run', 'run_key', 'hashed', 'truth_of', 'split_rows', 'check_keys', 'embed_windows', 'Launched', 'launch',
-           'one_thread']
+           'find_device', 'one_thread']
 
 # %% ../../nbs/train/launch.ipynb #dc77fa69
 import contextlib
@@ -264,14 +264,15 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto") -
     """
     runs = list(runs)
     workers = len(os.sched_getaffinity(0)) if workers == "auto" else int(workers)
-    jobs, failures = _prepare(runs, workers, _device(device))
+    jobs, failures = _prepare(runs, workers, find_device(device))
     pending = {o.key: o for o in jobs if not o.target.is_dir()}
     failures += _work(_in_order(pending.values()), workers, backend, progress)
     done = [o for o in jobs if o.target.is_dir()]
     return Launched(_gather(done), [_stored(o) for o in done], failures)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    "`cpu` or `cuda`; what there is, for `auto`."
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 

@@ -30,7 +30,10 @@ class Schedule:
 # %% ../../nbs/train/profiles.ipynb #dfe997be
 @dataclass(frozen=True)
 class Profile:
-    "What a chapter costs; `subjects` and `seconds` are the simulated cohort's."
+    """What a chapter costs; `subjects` and `seconds` are the simulated cohort's.
+
+    `cut` is the schedule where there is no GPU, if another one.
+    """
     name: str
     schedule: Schedule
     subjects: int = 40
@@ -38,6 +41,11 @@ class Profile:
     folds: int = 5
     seeds: int = 1
     resamples: int = 2000
+    cut: Schedule | None = None
+
+    def on(self, device: str) -> "Profile":
+        "What of this profile `device` (cpu or cuda) can pay for."
+        return replace(self, schedule=self.cut) if self.cut and device == "cpu" else self
 
     def options(self, cohort: str) -> tuple[tuple[str, object], ...]:
         "What this profile asks of a cohort: how large a simulated one is, nothing of a real one."
@@ -48,7 +56,8 @@ class Profile:
 PROFILES = {o.name: o for o in (
     Profile("smoke", Schedule(epochs=1, steps=1), subjects=6, seconds=90.0, folds=2, resamples=200),
     Profile("quick", Schedule(epochs=3, lr=1e-3)),
-    Profile("paper", Schedule(), subjects=100, seconds=1200.0, seeds=5),
+    Profile("paper", Schedule(), subjects=100, seconds=1200.0, seeds=5,
+            cut=Schedule(epochs=20, lr=3e-4)),
 )}  #: by name: tests, `make reproduce`, the published figures
 
 
