@@ -65,15 +65,18 @@ def fetch(cohort: CohortName, yes: Annotated[bool, typer.Option(help="do not ask
     about them, are named by `biossl cohorts`.
     """
     from biossl.cohorts.registry import at_hand, get_cohort
-    from biossl.data.fetch import download_size, fetch as get
+    from biossl.data.fetch import fetch as get
     item = get_cohort(cohort)
     if where := at_hand(item):
         typer.echo(f"{cohort} is at hand already: {where}")
         return
     typer.echo(f"{item.card.title}\n{item.card.licence}; cite: {item.card.citation}")
-    typer.echo(f"to fetch: about {download_size(item.card) / 1e6:,.1f} MB from {item.card.url}")
-    if not (yes or typer.confirm("Fetch it?")): raise typer.Exit(1)
-    typer.echo(str(get(item)))
+
+    def wanted(plan):
+        typer.echo(str(plan))
+        return yes or typer.confirm("Fetch it?")
+
+    typer.echo(str(get(item, confirm=wanted)))
 
 
 @app.command()

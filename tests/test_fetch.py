@@ -122,6 +122,12 @@ def test_a_part_is_fetched_and_later_completed(publisher):
     with pytest.raises(FetchError, match="matches"): fetch(card(publisher), only=["p9/*"])
 
 
+def test_of_a_publishers_list_only_what_the_card_wants_is_fetched(publisher, home):
+    folder = fetch(card(publisher, wanted=("p01/*", "p03/*")), progress=False)
+    assert folder == home / "cohorts" / "tiny"
+    assert sorted(contents(folder)) == ["p01/record 1.dat", "p03/record 3.dat"]
+
+
 def test_a_cohort_without_what_its_reader_looks_for_is_not_taken(publisher, home):
     class Tiny(Cohort): card, layout = card(publisher), "p09"
     with pytest.raises(FetchError, match="layout: .*holds no p09"):

@@ -36,7 +36,7 @@ CARD = Card(
     bytes=153_372_276,
     roots=("https://physionet.org/files/bidmc/1.0.0/",
            "https://physionet-open.s3.amazonaws.com/bidmc/1.0.0/"),
-    index="SHA256SUMS.txt",
+    index="SHA256SUMS.txt", wanted=("bidmc_csv/*",),
     note=("Bytes are those of the folder bidmc_csv, which alone is read; the publisher's WFDB and "
           "MATLAB copies hold the same. Age 90 stands for the published '90+'. resp_rate is that "
           "of the breath marks (mean of two annotators), which the monitor's own misses by 5 to 10 "

@@ -29,12 +29,12 @@ CARD = Card(
     url="https://physionet.org/content/challenge-2015/1.0.0/",
     subjects=750, recordings=750, hours=65.625,
     signals={"ecg": 250.0, "ppg": 250.0, "resp": 250.0, "abp": 250.0},
-    bytes=0,
+    bytes=430_000_000,
     roots=("https://physionet.org/files/challenge-2015/1.0.0/",
            "https://physionet-open.s3.amazonaws.com/challenge-2015/1.0.0/"),
     index="SHA256SUMS.txt",
     note=("The publisher gives no subject ids: each recording stands for a subject of its own, so "
-          "a person recorded twice cannot be told. The download's size is not known to us. 617 of "
+          "a person recorded twice cannot be told. The download's size is an estimate. 617 of "
           "the 750 have both lead II and PLETH. A subset drawn for balance has another prevalence "
           "than the published set: no figure that depends on it (precision, challenge score) may "
           "be quoted from one for the other."))

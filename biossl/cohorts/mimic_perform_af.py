@@ -34,11 +34,11 @@ CARD = Card(
     url="https://doi.org/10.5281/zenodo.6807402",
     subjects=35, recordings=35, hours=11.67,
     signals={"ecg": 125.0, "ppg": 125.0, "resp": 125.0},
-    bytes=0,
+    bytes=28_823_141,
     files=tuple(Remote(path=o, urls=(f"{_ZENODO}/{o}?download=1",), unpack=True)
                 for o in ("mimic_perform_af_wfdb.zip", "mimic_perform_non_af_wfdb.zip")),
-    note=("The size and checksums of the two archives are not known to us; unpacked they hold "
-          "28,823,141 bytes. ODbL asks for attribution and share-alike of derived databases. The "
+    note=("Bytes are those of the unpacked files; sizes and checksums of the two archives are not "
+          "known to us. ODbL asks for attribution and share-alike of derived databases. The "
           "lag from R peak to pulse holds the monitor's fixed delay: it is no pulse arrival time. "
           "resp is present in 26 of 35, unevenly between the classes: do not use it as an input "
           "for telling AF. The ECG is lead II but in three AF recordings: V in 005 and 014, III in "

@@ -43,6 +43,7 @@ class Card:
     files: tuple[Remote, ...] = ()       # single files and archives
     roots: tuple[str, ...] = ()          # base addresses of a publisher's many small files, in order
     index: str = ""                      # the publisher's checksum list under a root ("HASH  PATH" a line)
+    wanted: tuple[str, ...] = ()         # patterns of the index's paths; empty: all of them
     note: str = ""
     leads: int = 1                       # ECG leads, for what `biossl doctor` computes
 

@@ -206,28 +206,34 @@ def download_size(cohort) -> int:
 
 def _wanted(card, only) -> list[Piece]:
     "All pieces of a card, or those whose path matches one of the patterns `only`."
-    from fnmatch import fnmatch
     pieces = [Piece(inside(o.path, card.name), tuple(o.urls), o.bytes, o.checksum, o.unpack)
               for o in card.files]
     if card.index: pieces += _listed(card)
     if not pieces:
         raise FetchError("its publisher offers nothing to fetch", where=card.name,
                          remedy="it is simulated, or must be asked for by hand; see its card")
-    chosen = [o for o in pieces if not only or any(fnmatch(str(o.path), k) for k in only)]
+    chosen = _matching(pieces, only)
     if not chosen:
         raise FetchError(f"none of its {len(pieces)} files matches {', '.join(only)}",
                          where=card.name, field="only", remedy=f"a path is like {pieces[0].path}")
     return chosen
 
 
+def _matching(pieces, patterns) -> list[Piece]:
+    "The pieces whose path matches one of the patterns; all, if there is none."
+    from fnmatch import fnmatch
+    return [o for o in pieces if not patterns or any(fnmatch(str(o.path), k) for k in patterns)]
+
+
 def _listed(card) -> list[Piece]:
-    "The pieces of the publisher's list, fetched anew: it is small, and has no checksum."
+    "What the card wants of the publisher's list, fetched anew: it is small, and has no checksum."
     import tempfile
     path = inside(card.index, card.name)
     urls = tuple(f"{o.rstrip('/')}/{path}" for o in card.roots)
     with tempfile.TemporaryDirectory() as scratch:
         file = download(Piece(path, urls), Path(scratch) / path.name)
-        return read_index(file.read_text(encoding="utf-8", errors="replace"), card.roots, path)
+        listed = read_index(file.read_text(encoding="utf-8", errors="replace"), card.roots, path)
+    return _matching(listed, card.wanted)
 
 
 def _here(piece, folder) -> bool:
