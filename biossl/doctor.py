@@ -80,17 +80,28 @@ def free_bytes(folder) -> int:
 
 # %% ../nbs/doctor.ipynb #9387f9de
 def cohort_frame():
-    "A row per cohort: name, title, subjects, recordings, hours, signals, licence, where (empty: not at hand)."
+    """A row per cohort: what its card says, `here` recordings of it, and `where` (empty: not at hand).
+
+    An archive is not opened to count: `here` is then empty until the cohort is first used.
+    """
     import pandas as pd
     rows = []
     for name in cohort_names():
         cohort = get_cohort(name)
         card = cohort.card
         signals = ", ".join(f"{k} {v:g} Hz" for k, v in card.signals.items())
+        where = at_hand(cohort)
         rows.append(dict(name=name, title=card.title, subjects=card.subjects,
-                         recordings=card.recordings, hours=round(card.hours, 1), signals=signals,
-                         licence=card.licence, where=at_hand(cohort)))
+                         recordings=card.recordings, here=_here(cohort, where),
+                         hours=round(card.hours, 1), signals=signals, licence=card.licence,
+                         where=where))
     return pd.DataFrame(rows)
+
+
+def _here(cohort, where: str) -> str:
+    "How many recordings are at hand, as text."
+    if where == "made": return "any"
+    return str(cohort.count(where)) if Path(where).is_dir() and where else ""
 
 
 def cost_frame(windowing: Windowing | None = None):
@@ -129,6 +140,6 @@ def report() -> str:
     lines += ["", "Cohorts at hand, and what packing windows would take (one core):", ""]
     cohorts, costs = cohort_frame(), cost_frame()
     cohorts["where"] = cohorts["where"].replace("", "not at hand: biossl fetch NAME")
-    frame = cohorts[["name", "subjects", "recordings", "hours", "where"]].merge(costs, on="name")
+    frame = cohorts[["name", "recordings", "here", "hours", "where"]].merge(costs, on="name")
     lines.append(frame.to_string(index=False, float_format=lambda o: f"{o:,.1f}"))
     return "\n".join(lines)

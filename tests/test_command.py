@@ -62,6 +62,15 @@ def test_cohorts_and_doctor_see_the_recordings_at_hand(real_data):
         assert "mimic_perform_af.tar.xz" in line or "unpacked" in line
 
 
+def test_cohorts_counts_what_lies_in_a_folder(home, tmp_path, monkeypatch):
+    training = tmp_path / "challenge_2015" / "training"
+    training.mkdir(parents=True)
+    for name in ("ALARMS", "a103l.hea", "b215s.hea"): (training / name).touch()
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path))
+    line = next(o for o in told("cohorts").splitlines() if o.split()[:1] == ["challenge_2015"])
+    assert line.split()[1:4] == ["750", "750", "2"]
+
+
 def test_pack_tells_windows_and_finds_them_again(home):
     words = ("pack", "simulated", "-o", "subjects=3", "-o", "seconds=65")
     first = told(*words)

@@ -194,6 +194,7 @@ class Bidmc(Cohort):
 
     card = CARD
     layout = "bidmc_csv"
+    pattern = "bidmc_csv/*_Signals.csv"
     tasks = (
         Task("heart_rate", key="heart_rate", kind="regression", unit="bpm",
              about="the monitor's heart rate, mean over the window"),

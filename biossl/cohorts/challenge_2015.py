@@ -92,6 +92,7 @@ class Challenge2015(Cohort):
 
     card = CARD
     layout = "training/ALARMS"
+    pattern = "training/*.hea"
     tasks = (
         Task("true_alarm", key="true_alarm", kind="binary", classes=(0, 1),
              about="whether experts held the monitor's alarm for true"),

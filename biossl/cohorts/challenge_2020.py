@@ -95,6 +95,7 @@ class Challenge2020(Cohort):
              "not looked for. A folder may hold a part of the recordings.")
     tasks = (DX, AF, SEX, AGE)
     layout = "training"
+    pattern = "training/*/*/*.hea"
 
     def __post_init__(self):
         if self.source not in ("all", *SOURCES):

@@ -45,6 +45,7 @@ class ChapmanNingbo(Cohort):
              "estimate. A folder may hold a part of the recordings.")
     tasks = (DX, AF, SEX, AGE)
     layout = "WFDBRecords"
+    pattern = "WFDBRecords/*/*/*.hea"
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All recordings below `WFDBRecords`, sorted by path; `conditions` holds all codes by name."

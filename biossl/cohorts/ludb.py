@@ -118,6 +118,7 @@ class Ludb(Cohort):
     tasks = (Task("af", "af", "binary", (0, 1), about="atrial fibrillation against other rhythms"),
              Task("rhythm", "rhythm", "multiclass", RHYTHMS, about="the leading rhythm"), SEX, AGE)
     layout = "ludb.csv"
+    pattern = "data/*.hea"
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All recordings in the order of `RECORDS`; raises for one that the table does not know."

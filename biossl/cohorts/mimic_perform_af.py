@@ -79,6 +79,7 @@ class MimicPerformAf(Cohort):
 
     card = CARD
     layout = "mimic_perform_af_wfdb/RECORDS"
+    pattern = "*/*.hea"
     tasks = (Task("af", key="af", kind="binary", classes=(0, 1),
                   about="atrial fibrillation or not, one label for the whole recording"),)
 

@@ -100,6 +100,7 @@ class PtbXl(Cohort):
              "Reports are mostly German, with damaged umlauts. 90 stands for all ages above 89.")
     tasks = (SUPERCLASS, NORMAL, DX, AF, SEX, AGE)
     layout = "ptbxl_database.csv"
+    pattern = "records100/*/*.hea"
 
     def __post_init__(self):
         if self.rate not in _FILE_COLUMN:
@@ -150,6 +151,7 @@ class PtbXlFiltered(Cohort):
              Task("dx", "dx", "multilabel", tuple(o for o in DX.classes if o not in _UNTOLD),
                   about="the scored classes that the four lists can tell; dx_CLASS for one"))
     layout = "labels.csv"
+    pattern = "records100/*/*.hea"
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All recordings of the table, in its order; samples in normalised units."

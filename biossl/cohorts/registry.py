@@ -72,6 +72,7 @@ class Cohort:
     card = None   # a Card
     tasks = ()    # of Task
     layout = ""   # a path below the folder that must exist for the cohort to be at hand
+    pattern = ""  # of the one file that each recording has, below the folder
     reader = "1"  # raise when the reader gives something else for the same files
 
     @property
@@ -89,6 +90,10 @@ class Cohort:
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All recordings under `folder`, in a fixed order, one in memory at a time."
         raise NotImplementedError
+
+    def count(self, folder: Path) -> int:
+        "How many recordings lie under `folder`, told from the names of files alone."
+        return sum(1 for _ in Path(folder).glob(self.pattern))
 
     def fingerprint(self, folder: Path) -> dict:
         "What determines the recordings: name, options, reader, and each file's path and size."

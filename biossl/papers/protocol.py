@@ -32,7 +32,8 @@ table1 = Table(
     ))
 
 # %% ../../nbs/02_protocol.ipynb #ea5df3d9
-leaky = (("Raw mean and sd", "raw_moments", (), fixed), ("Beat intervals, ECG", "clinical", ecg, fixed),
+leaky = (("Chance", "chance", (), fixed), ("Raw mean and sd", "raw_moments", (), fixed),
+         ("Beat intervals, ECG", "clinical", ecg, fixed),
          ("Beat intervals, PPG", "clinical", ppg, fixed), ("Random convolutions", "random_conv", (), ()),
          ("Random init", "random_init", (), ()))
 

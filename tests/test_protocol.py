@@ -1,0 +1,139 @@
+"""The protocol's numbers: what is published is what its runs say, and real baselines are met."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biossl.cohorts.registry import get_cohort, locate
+from biossl.command import declared_tables
+from biossl.data.store import Windowing, pack
+from biossl.evaluation.metrics import measure
+from biossl.evaluation.statistics import read_answers
+from biossl.evaluation.tables import rebuild, stale_rows, stored_records
+from biossl.methods.clinical import alarm_features, beat_features
+from biossl.papers.protocol import table1, table3
+from biossl.train.launch import Run, launch
+from biossl.train.profiles import Schedule
+
+FIGURES = Path(__file__).parents[1] / "figures"
+STORED = sorted(o.parent for o in FIGURES.glob("*/runs.jsonl"))
+
+
+# ---- what is published -----------------------------------------------------------------------
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda o: o.name)
+def test_published_tables_are_what_their_runs_say(folder):
+    tables = declared_tables(folder.name)
+    same = rebuild(folder, tables, write=False)
+    assert same and all(same.values()), [str(k) for k, ok in same.items() if not ok]
+    assert {o.stem for o in same} == {o.name for o in tables}
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda o: o.name)
+def test_published_rows_are_as_declared_now_and_whole(folder):
+    records = stored_records(folder)
+    assert not [o for o in records if "error" in o]
+    for table in declared_tables(folder.name):
+        assert stale_rows(table, records) == {}
+        rows = {o["row"] for o in records if o["table"] == table.name}
+        assert rows == {o.name for o in table.rows}
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda o: o.name)
+def test_every_published_table_has_chance_an_untrained_and_a_clinicians_row(folder):
+    for table in declared_tables(folder.name):
+        methods = {o.method for o in table.rows}
+        assert {"chance", "random_init"} <= methods
+        assert {"clinical", "clinical_alarm", "beat_rate"} & methods
+
+
+def test_a_changed_prediction_changes_the_published_table(tmp_path):
+    import pandas as pd
+    folder = FIGURES / "02_protocol"
+    if folder not in STORED: pytest.skip("no published result of 02_protocol")
+    frame = pd.read_parquet(folder / "predictions.parquet")
+    told = [o for o in stored_records(folder) if o["table"] == "table3"]
+    mine = frame["run"].isin([o["key"] for o in told])
+    stored = table3.compute(frame[mine], told)
+    scores = [o for o in frame.columns if o.startswith("score_")]
+    frame.loc[mine, scores] = frame.loc[mine, scores[::-1]].to_numpy()
+    assert not table3.compute(frame[mine], told).equals(stored)
+
+
+# ---- real baselines --------------------------------------------------------------------------
+
+#: Five seeds of five folds, 8 beat-interval numbers, C = 1: macro-F1 and AUROC, in percent, as
+#: measured once by independent code on the same 35 recordings.
+REFERENCE = {"Beat intervals, ECG": (98.2, 98.6), "Beat intervals, PPG": (91.4, 93.6),
+             "Beat intervals, both": (97.5, 98.5), "Mean beat interval, ECG": (57.3, 63.6),
+             "Raw mean and sd": (62.8, 60.7)}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_the_clinicians_rows_agree_with_an_independent_measurement(real_data):
+    rows = [table1.row(name) for name in REFERENCE]
+    runs = [Run(row.name, row.method, row.hyper, cohort="mimic_perform_af", fold=fold, seed=seed,
+                schedule=Schedule(penalties=row.penalties))
+            for row in rows for seed in range(5) for fold in range(5)]
+    made = launch(runs, workers=1, progress=False).whole().predictions
+    for row, expected in REFERENCE.items():
+        seeds = read_answers(made[made.row == row])
+        found = [100 * np.mean([measure(name, o.truth, o.scores) for o in seeds.values()])
+                 for name in ("f1_macro", "auroc")]
+        assert np.abs(np.subtract(found, expected)).max() < 1, (row, found)
+
+
+def packed(name, **more):
+    cohort = get_cohort(name)
+    return pack(cohort, Windowing(**more), locate(cohort))
+
+
+def out_of_fold(make, x, y, groups, seed):
+    "Scores of a classifier under five grouped, stratified folds, from scikit-learn alone."
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
+    return cross_val_predict(make(seed), x, y, groups=groups, cv=folds, method="predict_proba")[:, 1]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("key, expected, within", [("ecg_beats", 0.985, 0.01),
+                                                   ("ppg_beats", 0.885, 0.06)])
+def test_four_interval_numbers_tell_fibrillation(real_data, key, expected, within):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    windows = packed("mimic_perform_af")
+    x, y = beat_features(windows.arrays[key][:, 0])[:, [0, 1, 2, 7]], windows.labels("af")
+    make = lambda seed: make_pipeline(StandardScaler(), LogisticRegression())  # noqa: E731
+    scores = out_of_fold(make, np.nan_to_num(x), y, windows.labels("subject"), 0)
+    assert abs(roc_auc_score(y, scores) - expected) < within
+
+
+@pytest.mark.real
+def test_pace_and_silence_tell_true_alarms_and_the_type_alone_does_not(real_data):
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.metrics import roc_auc_score
+    windows = packed("challenge_2015", seconds=16, hop=16, take="last")
+    assert len(windows) == 144
+    y, kind = windows.labels("true_alarm"), windows.codes("alarm_type")[0]
+    both = [alarm_features(windows.arrays[f"{key}_beats"][:, 0], 16.0) for key in ("ecg", "ppg")]
+    x = np.nan_to_num(np.hstack([*both, np.eye(5)[kind]]), nan=-1)
+    make = lambda seed: RandomForestClassifier(300, random_state=seed)  # noqa: E731
+    groups = windows.labels("subject")
+    everything, type_alone = (roc_auc_score(y, out_of_fold(make, o, y, groups, 0))
+                              for o in (x, np.eye(5)[kind]))
+    assert abs(everything - 0.887) < 0.06 and type_alone < 0.65
+
+
+@pytest.mark.real
+def test_beats_counted_agree_with_the_monitors_heart_rate(real_data):
+    windows = packed("bidmc")
+    index = windows.index.assign(ecg=np.nan, ppg=np.nan)
+    for key in ("ecg", "ppg"):
+        r = np.diff(windows.arrays[f"{key}_beats"][:, 0].astype(float), axis=1)
+        index[key] = 60 / np.nanmedian(r, axis=1)
+    people = index.groupby("recording")[["heart_rate", "ecg", "ppg"]].median()
+    error = people[["ecg", "ppg"]].sub(people.heart_rate, axis=0).abs()
+    assert len(people) == 53 and error.ecg.mean() < 1.5 and error.median().max() < 1
