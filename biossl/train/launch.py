@@ -10,7 +10,6 @@ __all__ = ['SPLITS', 'Run', 'run_key', 'hashed', 'truth_of', 'split_rows', 'chec
 import contextlib
 import hashlib
 import json
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -263,7 +262,8 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto") -
     machines share `BIOSSL_HOME`). `device`: cpu, cuda, or auto.
     """
     runs = list(runs)
-    workers = len(os.sched_getaffinity(0)) if workers == "auto" else int(workers)
+    from joblib import cpu_count
+    workers = cpu_count() if workers == "auto" else int(workers)
     jobs, failures = _prepare(runs, workers, find_device(device))
     pending = {o.key: o for o in jobs if not o.target.is_dir()}
     failures += _work(_in_order(pending.values()), workers, backend, progress)
