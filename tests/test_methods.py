@@ -116,6 +116,11 @@ def test_a_broken_loss_is_refused(kind, says, monkeypatch):
     with pytest.raises(MethodError, match=says): check_method(kind(), a_batch())
 
 
+def test_a_batch_without_what_the_method_reads_is_refused():
+    with pytest.raises(MethodError, match="reads \\['ppg'\\], which the batch lacks"):
+        check_method(Plain(), {"ecg": np.zeros((2, 1, 9))})
+
+
 def test_unknown_names_come_with_the_nearest():
     with pytest.raises(MethodError, match="did you mean simclr"): get_method("simcrl")
     with pytest.raises(MethodError, match="did you mean width"): get_method("simclr", witdh=3)
