@@ -18,7 +18,7 @@ from biossl.cohorts.registry import Card, Cohort, Task
 from biossl.data.errors import MethodError, RequestError, SplitError
 from biossl.data.recordings import Recording, Signal
 from biossl.data.store import Windowing, pack
-from biossl.methods.contract import get_method, method_names
+from biossl.methods.contract import get_method
 from biossl.train.launch import Run, launch, run_key, split_rows
 from biossl.train.pretrain import batch_rows, pretrain, steps_of, unlabelled
 from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
@@ -176,7 +176,8 @@ def test_the_order_of_windows_comes_from_the_seed():
     for seed in (0, 0, 1):
         windows = Stand()
         gather, rows = windows.batch, []
-        windows.batch = lambda r, keys, gather=gather, rows=rows: rows.append(r.tolist()) or gather(r, keys)
+        windows.batch = lambda r, keys, gather=gather, rows=rows: (
+            rows.append(r.tolist()) or gather(r, keys))
         pretrain(fresh(), windows, range(24), Schedule(epochs=1, batch=8), seed=seed)
         asked.append(rows)
     assert asked[0] == asked[1] != asked[2]
@@ -340,12 +341,14 @@ def test_finished_runs_are_found_under_any_name_and_not_repeated(toy, monkeypatc
 
 def test_a_failed_run_takes_no_other_with_it(toy):
     runs = (toy("fine", "raw_moments") + toy("no truth", "raw_moments", task="lost")
-            + toy("no method", "raw_moment") + toy("cheat", "context", hyper=(("signals", ("af",)),))
+            + toy("no method", "raw_moment")
+            + toy("cheat", "context", hyper=(("signals", ("af",)),))
             + toy("too few", "context", hyper=(("levels", 2),))
             + [replace(o, row="nowhere", cohort="atlantis") for o in toy("x", "chance")])
     out = launch(runs, workers=2, progress=False)
     said = {o["row"]: o["error"] for o in out.failures}
-    assert set(out.predictions.row) == {"fine"} and len(out.records) == 2 and len(out.failures) == 10
+    assert set(out.predictions.row) == {"fine"}
+    assert len(out.records) == 2 and len(out.failures) == 10
     for row, words in {"no truth": "no label lost", "no method": "did you mean raw_moments",
                        "cheat": "which is the answer", "too few": "more than 2 values",
                        "nowhere": "no cohort atlantis"}.items(): assert words in said[row]
@@ -423,7 +426,8 @@ def test_the_key_knows_what_determines_a_run(monkeypatch):
     same = (replace(run, row="b"), replace(run, hyper=()), replace(run, hyper=[["tau", .1]]))
     assert {run_key(o, "data") for o in same} == {key}
     other = [replace(run, **o) for o in (
-        dict(hyper=(("tau", .2),)), dict(method="random_init"), dict(cohort="bidmc"), dict(task="x"),
+        dict(hyper=(("tau", .2),)), dict(method="random_init"), dict(cohort="bidmc"),
+        dict(task="x"),
         dict(options=(("subjects", 4),)), dict(windowing=Windowing(seconds=10)), dict(fold=1),
         dict(folds=6), dict(seed=1), dict(split="window"), dict(schedule=Schedule(lr=1)))]
     keys = {run_key(o, "data") for o in other} | {run_key(run, "other data"), key}
@@ -432,22 +436,3 @@ def test_the_key_knows_what_determines_a_run(monkeypatch):
     assert run_key(run, "data") not in keys
     with pytest.raises(RequestError, match="cannot be part"):
         run_key(replace(run, options=(("x", object()),)), "data")
-
-
-# -- real recordings ---------------------------------------------------------------------------
-@pytest.mark.real
-def test_the_clinicians_rows_agree_with_the_specification_within_a_point(real_data):
-    "MIMIC PERform AF, 5 seeds x 5 folds, pooled: macro-F1 of the published reproduction."
-    from sklearn.metrics import f1_score
-    rows = {"mean_interval": ("ecg",), "ecg": ("ecg",), "ppg": ("ppg",), "both": ("ecg", "ppg")}
-    expected = dict(mean_interval=57.3, ecg=98.2, ppg=91.4, both=97.5)
-    runs = [Run(name, name if name in method_names() else "clinical", (("signals", signals),),
-                cohort="mimic_perform_af", fold=fold, seed=seed, schedule=Schedule(penalties=(1.0,)))
-            for name, signals in rows.items() for seed in range(5) for fold in range(5)]
-    frame = launch(runs, progress=False).whole().predictions
-    for name, value in expected.items():
-        parts = [part for _, part in frame[frame.row == name].groupby("seed")]
-        assert [len(o) for o in parts] == [1400] * 5
-        ours = np.mean([f1_score(o.truth.astype(int), o.score_1 > .5, average="macro")
-                        for o in parts])
-        assert abs(100 * ours - value) < 1, (name, ours)
