@@ -20,8 +20,8 @@ from .data.errors import BiosslError, RequestError, nearest
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   rich_markup_mode=None,
                   help="Self-supervised learning of ECG and PPG: cohorts, chapters and tables. "
-                       "BIOSSL_HOME holds what is fetched, packed and run; BIOSSL_DATA names folders "
-                       "with recordings (NAME/ or NAME.tar.xz), read only.")
+                       "BIOSSL_HOME holds what is fetched, packed and run; BIOSSL_DATA names "
+                       "folders with recordings (NAME/ or NAME.tar.xz), read only.")
 
 CohortName = Annotated[str, typer.Argument(help="a name that `biossl cohorts` lists")]
 Options = Annotated[Optional[list[str]], typer.Option(
@@ -35,7 +35,8 @@ def parse_options(pairs) -> dict:
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not (name and equals):
-            raise RequestError(f"{pair!r} is not name=value", remedy="write for example -o rate=500")
+            raise RequestError(f"{pair!r} is not name=value",
+                               remedy="write for example -o rate=500")
         try: found[name] = json.loads(value)
         except json.JSONDecodeError: found[name] = value
     return found
@@ -82,8 +83,10 @@ def fetch(cohort: CohortName, yes: Annotated[bool, typer.Option(help="do not ask
 @app.command()
 def pack(cohort: CohortName, option: Options = None,
          seconds: Annotated[float, typer.Option(help="length of a window")] = 30.0,
-         hop: Annotated[Optional[float], typer.Option(help="distance of windows [default: seconds]")] = None,
-         rate: Annotated[float, typer.Option(help="rate after resampling, Hz; 0 keeps the published")] = 42.0,
+         hop: Annotated[Optional[float], typer.Option(
+             help="distance of windows [default: seconds]")] = None,
+         rate: Annotated[float, typer.Option(
+             help="rate after resampling, Hz; 0 keeps the published")] = 42.0,
          signals: Annotated[str, typer.Option(help="signals, by comma")] = "ecg,ppg"):
     "Cut a cohort's recordings into windows, once, into a memory-mapped store under BIOSSL_HOME."
     from biossl.cohorts.registry import get_cohort, locate
@@ -109,8 +112,10 @@ class Profile(str, Enum):
 @app.command()
 def run(chapter: Annotated[str, typer.Argument(help="number or name: 02, or 02_protocol")],
         parameter: Annotated[Optional[list[str]], typer.Option(
-            "--parameter", "-p", help="a parameter of the chapter, as name=value; may be repeated")] = None,
-        out: Annotated[Path, typer.Option(help="folder for the executed notebook and its results")] = Path("build")):
+            "--parameter", "-p",
+            help="a parameter of the chapter, as name=value; may be repeated")] = None,
+        out: Annotated[Path, typer.Option(
+            help="folder for the executed notebook and its results")] = Path("build")):
     "Run a chapter by papermill; the executed notebook and its results land in OUT."
     from biossl.book import run_chapter
     typer.echo(f"executed: {run_chapter(chapter, out, parse_options(parameter))}")
@@ -118,7 +123,8 @@ def run(chapter: Annotated[str, typer.Argument(help="number or name: 02, or 02_p
 
 @app.command()
 def grid(table: Annotated[str, typer.Argument(help="PAPER.TABLE, for example protocol.table1")],
-         cohort: Annotated[Optional[str], typer.Option(help="cohort [default: the table's own]")] = None,
+         cohort: Annotated[Optional[str], typer.Option(
+             help="cohort [default: the table's own]")] = None,
          profile: Annotated[Profile, typer.Option(help="what it may cost")] = Profile.quick,
          seed: Annotated[int, typer.Option(help="the first seed")] = 0,
          workers: Annotated[str, typer.Option(help="processes side by side, or auto")] = "auto",
@@ -140,7 +146,8 @@ def grid(table: Annotated[str, typer.Argument(help="PAPER.TABLE, for example pro
 @app.command()
 def tables(folders: Annotated[Optional[list[Path]], typer.Argument(
                help="folders with runs.jsonl and predictions.parquet [default: figures/*]")] = None,
-           check: Annotated[bool, typer.Option(help="compare only; exit 1 where a table differs")] = False):
+           check: Annotated[bool, typer.Option(
+               help="compare only; exit 1 where a table differs")] = False):
     "Rebuild tables from their stored runs and predictions: nothing is trained."
     from biossl.evaluation.tables import rebuild
     different = 0
@@ -175,13 +182,15 @@ def find_table(name: str):
         raise RequestError(f"no paper {paper}", where=name, remedy=nearest(paper, paper_names()))
     found = _declared(paper)
     if table not in found:
-        raise RequestError(f"{paper} has no table {table!r}", where=name, remedy=nearest(table, found))
+        raise RequestError(f"{paper} has no table {table!r}", where=name,
+                           remedy=nearest(table, found))
     return found[table]
 
 
 def declared_tables(chapter: str) -> list:
     "The tables of a chapter, for example of `02_protocol`."
-    found = [o for paper in paper_names() for o in _declared(paper).values() if o.chapter == chapter]
+    found = [o for paper in paper_names() for o in _declared(paper).values()
+             if o.chapter == chapter]
     if not found: raise RequestError("no chapter declares tables for it", where=chapter,
                                      remedy="name a folder such as figures/02_protocol")
     return found

@@ -17,9 +17,9 @@ from .data.places import data_folders, home
 from .data.store import Windowing
 
 # %% ../nbs/doctor.ipynb #f46e9cc8
-#: Packing speed of one core, recorded seconds of one signal lead per second: beat detection dominates.
+#: Recorded seconds of one signal lead that one core packs a second: beat detection dominates.
 PACK_SPEED = 20_000.0
-#: Windows (30 s, two signals at 42 Hz) a second that SimCLR's small encoders learn from on one core.
+#: Windows (30 s, two signals at 42 Hz) a second that SimCLR's small encoders learn on one core.
 TRAIN_SPEED = 200.0
 
 
@@ -33,7 +33,7 @@ class Estimate:
 
 
 def estimate(card: Card, windowing: Windowing) -> Estimate:
-    "Windows, bytes, minutes and memory of packing `card`'s cohort with `windowing`, from the card alone."
+    "Windows, bytes, minutes and memory of packing a cohort with `windowing`, from `card` alone."
     keys = [key for key, _ in windowing.signals if key in card.signals]
     leads = {key: card.leads if key == "ecg" else 1 for key in keys}
     seconds = card.hours * 3600 / max(card.recordings, 1)
@@ -90,7 +90,7 @@ def free_bytes(folder) -> int:
 
 # %% ../nbs/doctor.ipynb #9387f9de
 def cohort_frame():
-    """A row per cohort: what its card says, `here` recordings of it, and `where` (empty: not at hand).
+    """A row per cohort: what its card says, recordings `here`, and `where` (empty: not at hand).
 
     An archive is not opened to count: `here` is then empty until the cohort is first used.
     """
@@ -115,7 +115,7 @@ def _here(cohort, where: str) -> str:
 
 
 def cost_frame(windowing: Windowing | None = None):
-    """A row per cohort: what packing it takes, and a trained row in each profile (minutes, one core).
+    """A row per cohort: what packing takes, and a trained row in each profile (minutes, one core).
 
     The download counts as nothing where the cohort is at hand.
     """
@@ -138,7 +138,8 @@ def cost_frame(windowing: Windowing | None = None):
 def _shorter(windowing, seconds):
     "The same windowing with windows no longer than a recording."
     from dataclasses import replace
-    return windowing if seconds == windowing.seconds else replace(windowing, seconds=seconds, hop=seconds)
+    if seconds == windowing.seconds: return windowing
+    return replace(windowing, seconds=seconds, hop=seconds)
 
 
 def report() -> str:
@@ -147,14 +148,15 @@ def report() -> str:
     import platform
     folders = data_folders()
     lines = [f"biossl {__version__} on Python {platform.python_version()}, {platform.system()} "
-             f"{platform.machine()}, {os.cpu_count()} cores, {memory_bytes() / 2**30:.0f} GiB memory",
+             f"{platform.machine()}, {os.cpu_count()} cores, "
+             f"{memory_bytes() / 2**30:.0f} GiB memory",
              "GPU: " + (", ".join(gpus()) or "none (everything works without)"),
              f"BIOSSL_HOME: {home()} ({free_bytes(home()) / 2**30:.0f} GiB free)",
              "BIOSSL_DATA: " + (os.pathsep.join(map(str, folders)) or "not set")]
     lines += [f"  {o}: no such folder" for o in folders if not o.is_dir()]
     lines += ["", "Packages: " + ", ".join(f"{k} {v or 'MISSING'}" for k, v in versions().items())]
-    lines += ["", "Cohorts at hand; what packing their windows takes; minutes of one trained row in the "
-              "profiles quick and paper (one core):", ""]
+    lines += ["", "Cohorts at hand; what packing their windows takes; minutes of one trained row "
+              "in the profiles quick and paper (one core):", ""]
     cohorts, costs = cohort_frame(), cost_frame()
     cohorts["where"] = cohorts["where"].replace("", "not at hand: biossl fetch NAME")
     frame = cohorts[["name", "recordings", "here", "hours", "where"]].merge(costs, on="name")

@@ -97,7 +97,8 @@ def test_an_unknown_command_ends_non_zero():
 
 def test_a_grid_is_computed_stored_and_rebuilt(home, tmp_path):
     out = tmp_path / "out"
-    told("grid", "protocol.table2_subjects", "--profile", "smoke", "--workers", "1", "--out", str(out))
+    told("grid", "protocol.table2_subjects", "--profile", "smoke", "--workers", "1",
+         "--out", str(out))
     folder = out / "02_protocol"
     table = folder / "table2_subjects.csv"
     stored = table.read_bytes()

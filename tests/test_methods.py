@@ -111,7 +111,7 @@ class Idle(Learner):
                                         (Broken, "loss of nan"), (Idle, "never reaches: unused")])
 def test_a_broken_loss_is_refused(kind, says, monkeypatch):
     import biossl.methods.contract as contract
-    monkeypatch.setattr(contract, "_check_kept", lambda *_: None)   # these have no name to be kept by
+    monkeypatch.setattr(contract, "_check_kept", lambda *_: None)   # these have no name
     check_method(Learner(), a_batch())
     with pytest.raises(MethodError, match=says): check_method(kind(), a_batch())
 
@@ -152,7 +152,8 @@ def test_a_saved_method_is_refused_when_it_is_not_whole_or_not_ours(tmp_path):
         weights.write_bytes(damaged)
         with pytest.raises(MethodError, match="no whole method"): load_method(folder)
     weights.write_bytes(whole)
-    for change, says in ((dict(version="0"), "version 0"), (dict(name="random_conv", config={}), "other"),
+    for change, says in ((dict(version="0"), "version 0"),
+                         (dict(name="random_conv", config={}), "other"),
                          (dict(config=None), "."), (dict(name="nobody"), "no method nobody")):
         card.write_text(json.dumps(json.loads(text) | change))
         with pytest.raises(MethodError, match=says): load_method(folder)
@@ -261,8 +262,8 @@ class Stand:
 def golden(name, **hyper):
     """Losses of twenty steps on windows that NumPy made; one thread.
 
-    The rate is small on purpose: at 3e-4 a change of the weights by 1e-7, as another processor makes,
-    already moves a loss by 3e-3 (Adam amplifies signs of tiny gradients); at 3e-5 by 3e-7.
+    The rate is small on purpose: at 3e-4 a change of the weights by 1e-7, as another processor
+    makes, already moves a loss by 3e-3 (Adam amplifies signs of tiny gradients); at 3e-5 by 3e-7.
     """
     arrays = a_batch(40, 420)
     threads = torch.get_num_threads()
@@ -272,8 +273,9 @@ def golden(name, **hyper):
     finally: torch.set_num_threads(threads)
 
 
-#: What version 1 gave when it was written: `golden("simclr")`, torch 2.13.0, one CPU thread. Another
-#: value means another behaviour: raise the method's version, then put down what the new one gives.
+#: What version 1 gave when it was written: `golden("simclr")`, torch 2.13.0, one CPU thread.
+#: Another value means another behaviour: raise the method's version, then put down what the new
+#: one gives.
 GOLDEN = {"simclr": ("1", [
     3.359342, 3.345846, 3.323189, 3.349508, 3.374655, 3.329178, 3.364215,
     3.325301, 3.246952, 3.299776, 3.403139, 3.367295, 3.336717, 3.330195,

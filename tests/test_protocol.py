@@ -93,7 +93,8 @@ def out_of_fold(make, x, y, groups, seed):
     "Scores of a classifier under five grouped, stratified folds, from scikit-learn alone."
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-    return cross_val_predict(make(seed), x, y, groups=groups, cv=folds, method="predict_proba")[:, 1]
+    return cross_val_predict(make(seed), x, y, groups=groups, cv=folds,
+                             method="predict_proba")[:, 1]
 
 
 @pytest.mark.real

@@ -90,9 +90,9 @@ class Challenge2020(Cohort):
         note="Subjects are recordings but for PTB-XL, and that where its table of patients is "
              "there; PTB and INCART hold several recordings of some people. Hours and bytes are "
              "estimates. HRnnnnn is PTB-XL's nnnnn: do not train on one and test on the other. "
-             "E07510 equals E07509. The May 2020 release has wrong gains (200 and 4880 per mV): use a later one. "
-             "Which codes were annotated differs by source: a class that a source lacks was often "
-             "not looked for. A folder may hold a part of the recordings.")
+             "E07510 equals E07509. The May 2020 release has wrong gains (200 and 4880 per mV): "
+             "use a later one. Which codes were annotated differs by source: a class that a "
+             "source lacks was often not looked for. A folder may hold a part of the recordings.")
     tasks = (DX, AF, SEX, AGE)
     layout = "training"
     pattern = "training/*/*/*.hea"

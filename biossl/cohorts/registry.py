@@ -41,8 +41,8 @@ class Card:
     signals: dict[str, float]            # key: rate in Hz as published
     bytes: int                           # size of the download
     files: tuple[Remote, ...] = ()       # single files and archives
-    roots: tuple[str, ...] = ()          # base addresses of a publisher's many small files, in order
-    index: str = ""                      # the publisher's checksum list under a root ("HASH  PATH" a line)
+    roots: tuple[str, ...] = ()          # base addresses of many small files, in order
+    index: str = ""                      # the checksum list under a root ("HASH  PATH" a line)
     wanted: tuple[str, ...] = ()         # patterns of the index's paths; empty: all of them
     note: str = ""
     leads: int = 1                       # ECG leads, for what `biossl doctor` computes
@@ -54,7 +54,7 @@ class Task:
     name: str
     key: str
     kind: str                            # binary, multiclass, multilabel or regression
-    classes: tuple = ()                  # label values in order; for binary the positive one is last
+    classes: tuple = ()                  # label values in order; of binary the positive one is last
     unit: str = ""                       # of a regression
     about: str = ""
 
@@ -168,4 +168,5 @@ def locate(cohort: Cohort) -> Path | None:
                           remedy="check the archive against the publisher's layout")
     looked = ", ".join(str(o) for o in _places(cohort.name))
     raise CohortError(f"is not at hand (looked in {looked})", where=cohort.name,
-                      remedy=f"biossl fetch {cohort.name}, or name its parent folder in BIOSSL_DATA")
+                      remedy=f"biossl fetch {cohort.name}, or name its parent folder in "
+                             "BIOSSL_DATA")

@@ -24,8 +24,8 @@ def _rebuild(cls, problem, where, field, remedy):
     return cls(problem, where=where, field=field, remedy=remedy)
 
 # %% ../../nbs/data/errors.ipynb #b70933a2
-class RecordingError(BiosslError): "A recording cannot be read, or contradicts what it says of itself."
-class CohortError(BiosslError): "A cohort is unknown, not at hand, or not as its publisher describes it."
+class RecordingError(BiosslError): "A recording cannot be read, or contradicts itself."
+class CohortError(BiosslError): "A cohort is unknown, not at hand, or not as its publisher says."
 class StoreError(BiosslError): "Windows cannot be packed, or a store on disk is not whole."
 class SplitError(BiosslError): "Folds cannot be made, or a subject stands on both sides of a split."
 class FetchError(BiosslError): "A download or an archive failed, or must not be trusted."

@@ -35,7 +35,7 @@ def book_root(start=None) -> Path | None:
 
 
 def out_folder(out, chapter: str) -> Path:
-    "`out/chapter`, made if need be; a relative `out` counts from the book's root where there is one."
+    "`out/chapter`, made if need be; a relative `out` counts from the book's root if there is one."
     folder = Path(out).expanduser()
     if not folder.is_absolute(): folder = (book_root() or Path.cwd()) / folder
     folder = folder / chapter

@@ -20,7 +20,10 @@ SIGNALS = ("ecg", "ppg", "resp", "acc", "abp")  #: the keys a recording's signal
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    "Samples `(C, T)` float32 in `unit` at `rate` Hz; `offset`: known seconds behind the recording's clock."
+    """Samples `(C, T)` float32 in `unit` at `rate` Hz.
+
+    `offset`: known seconds behind the recording's clock.
+    """
     samples: np.ndarray
     rate: float
     leads: tuple[str, ...]
@@ -50,7 +53,8 @@ class Signal:
         "The samples `(T,)` of one lead, by its name in any case."
         names = [o.lower() for o in self.leads]
         if name.lower() not in names:
-            raise RecordingError(f"no lead {name}; there are {', '.join(self.leads)}", field="leads")
+            raise RecordingError(f"no lead {name}; there are {', '.join(self.leads)}",
+                                 field="leads")
         return self.samples[names.index(name.lower())]
 
 # %% ../../nbs/data/recordings.ipynb #978e6641
@@ -64,7 +68,8 @@ class Interval:
 
     def __post_init__(self):
         if not self.end >= self.start:
-            raise RecordingError(f"interval ends at {self.end} s, before {self.start} s", field=self.key)
+            raise RecordingError(f"interval ends at {self.end} s, before {self.start} s",
+                                 field=self.key)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +86,8 @@ class Recording:
         if not (self.name and self.subject):
             raise RecordingError("a recording needs a name and a subject", where=self.name or "?")
         if unknown := set(self.signals) - set(SIGNALS):
-            raise RecordingError(f"unknown signals {sorted(unknown)}", where=self.name, field="signals",
-                                 remedy=f"use the keys {', '.join(SIGNALS)}")
+            raise RecordingError(f"unknown signals {sorted(unknown)}", where=self.name,
+                                 field="signals", remedy=f"use the keys {', '.join(SIGNALS)}")
         for key in ("signals", "labels"):
             object.__setattr__(self, key, MappingProxyType(dict(getattr(self, key))))
         object.__setattr__(self, "intervals", tuple(self.intervals))

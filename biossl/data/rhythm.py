@@ -93,8 +93,9 @@ def stream(seed: int, number: int, purpose: int) -> np.random.Generator:
 
 # %% ../../nbs/data/rhythm.ipynb #f8237193
 _OTHERS = dict(sinus=0.43, ectopy=0.25, tachycardia=0.22, bradycardia=0.10)
-_RATES = dict(sinus=(80, 0.15, 60, 99), ectopy=(82, 0.18, 55, 115),
-              tachycardia=(112, 0.07, 100, 135), bradycardia=(53, 0.06, 42, 59), af=(90, 0.24, 50, 145))   # bpm, as in _TRAITS
+_RATES = dict(sinus=(80, 0.15, 60, 99), ectopy=(82, 0.18, 55, 115),   # bpm, as in _TRAITS
+              tachycardia=(112, 0.07, 100, 135), bradycardia=(53, 0.06, 42, 59),
+              af=(90, 0.24, 50, 145))
 
 
 def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
@@ -113,8 +114,8 @@ def draw_patient(seed: int, number: int, rhythm: str | None = None) -> Patient:
     rhythm = rhythm or _own_rhythm(seed, number, u[1])
     return Patient(
         seed, number, rhythm, heart_rate=_within(z[0], *_RATES[rhythm]),
-        ectopy=_ectopy(rhythm, u[2]), ventricular=u[3], stiffness=stiffness, t=0.14 + 0.15 * z[1], rail=bool(u[4] < 0.4),
-        scale=1.0 if u[5] < 2 / 3 else 4.0, **traits)
+        ectopy=_ectopy(rhythm, u[2]), ventricular=u[3], stiffness=stiffness,
+        t=0.14 + 0.15 * z[1], rail=bool(u[4] < 0.4), scale=1.0 if u[5] < 2 / 3 else 4.0, **traits)
 
 
 def _within(z, median, spread, low, high) -> float:

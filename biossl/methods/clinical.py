@@ -33,7 +33,7 @@ BEAT_FEATURES = ("mean", "sd", "rmssd", "mad", "share_50ms", "turning_points", "
 
 
 def beat_features(beats, least: int = 8) -> np.ndarray:
-    "Eight numbers `(N, 8)` of `beats (N, B)` in seconds; NaN where fewer than `least` intervals are."
+    "Eight numbers `(N, 8)` of `beats (N, B)` in seconds; NaN with fewer than `least` intervals."
     out = np.full((len(beats), len(BEAT_FEATURES)), np.nan)
     r = intervals(beats)
     n = np.isfinite(r).sum(1)

@@ -123,7 +123,8 @@ def for_windows(name: str, hyper: Mapping, windowing) -> dict:
 # %% ../../nbs/methods/contract.ipynb #04ac2098
 def as_tensor(values, device=None) -> torch.Tensor:
     "`values` as a tensor on `device`; float64 becomes float32, since no network here reads more."
-    tensor = values if torch.is_tensor(values) else torch.from_numpy(np.require(values, requirements="CW"))
+    tensor = (values if torch.is_tensor(values)
+              else torch.from_numpy(np.require(values, requirements="CW")))
     return tensor.to(device=device, dtype=torch.float32 if tensor.dtype == torch.float64 else None)
 
 

@@ -81,7 +81,8 @@ def _source(run):
 
 def run_key(run: Run, data: str) -> str:
     "The key of `run` on packed data of key `data`."
-    facts = asdict(run) | dict(config=run.config, version=method_class(run.method).version, data=data)
+    facts = asdict(run) | dict(config=run.config, version=method_class(run.method).version,
+                               data=data)
     for name in ("row", "hyper"): del facts[name]
     return hashed(facts)
 
@@ -90,7 +91,8 @@ def hashed(facts) -> str:
     "Sixteen hex digits for plain containers, whatever the order of their keys."
     try: text = json.dumps(facts, sort_keys=True)
     except TypeError as e:
-        raise RequestError(f"cannot be part of a run: {e}", remedy="use numbers, text, tuples") from e
+        raise RequestError(f"cannot be part of a run: {e}",
+                           remedy="use numbers, text, tuples") from e
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 # %% ../../nbs/train/launch.ipynb #f41cce3e
@@ -98,7 +100,8 @@ def truth_of(windows, task: Task) -> np.ndarray:
     "Class codes `(N,)` int, -1 where missing; for a quantity floats, NaN where missing."
     values = windows.labels(task.key)
     if task.kind == "regression": return np.array(values, float)   # None becomes NaN
-    if task.kind == "multilabel": raise MethodError("many labels have no probe yet", where=task.name)
+    if task.kind == "multilabel":
+        raise MethodError("many labels have no probe yet", where=task.name)
     codes = {c: i for i, c in enumerate(task.classes)}
     return np.array([codes.get(o, -1) for o in values.tolist()])
 
@@ -138,7 +141,8 @@ def embed_windows(method, windows, device="cpu", batch: int = 256) -> np.ndarray
         for start in range(0, len(windows), batch):
             rows = np.arange(start, min(start + batch, len(windows)))
             made = windows.batch(rows, method.keys)
-            out.append(method.embed({k: as_tensor(v, device) for k, v in made.items()}).cpu().numpy())
+            embedded = method.embed({k: as_tensor(v, device) for k, v in made.items()})
+            out.append(embedded.cpu().numpy())
     return np.concatenate(out)
 
 
@@ -171,7 +175,8 @@ def _trained(job, train, test):
             save_method(method, passing / "method")
             (passing / "losses.json").write_text(json.dumps(losses))
     losses = json.loads((folder / "losses.json").read_text())
-    return embed_windows(load_method(folder / "method"), windows, job.device), losses[-1] if losses else None
+    embedded = embed_windows(load_method(folder / "method"), windows, job.device)
+    return embedded, losses[-1] if losses else None
 
 # %% ../../nbs/train/launch.ipynb #14c85314
 @dataclass(frozen=True)
@@ -242,7 +247,7 @@ def _versions() -> dict:
 # %% ../../nbs/train/launch.ipynb #7db744d6
 @dataclass(frozen=True)
 class Launched:
-    "What came of it: `predictions` of all runs, a record of each, and what failed with which error."
+    "What came of it: `predictions` of all runs, a record of each, and what failed with what error."
     predictions: object     # pandas.DataFrame
     records: list
     failures: list
@@ -256,10 +261,10 @@ class Launched:
 
 
 def launch(runs, workers="auto", backend="loky", progress=True, device="auto") -> Launched:
-    """Predictions and records of all `runs`; finished ones are found in `home()/runs`, not repeated.
+    """Predictions and records of all `runs`; finished ones are found in `home()/runs`, not rerun.
 
-    `workers` processes (auto: one a core) under any `backend` of joblib (loky here; dask or ray on a cluster whose
-    machines share `BIOSSL_HOME`). `device`: cpu, cuda, or auto.
+    `workers` processes (auto: one a core) under any `backend` of joblib (loky here; dask or ray on
+    a cluster whose machines share `BIOSSL_HOME`). `device`: cpu, cuda, or auto.
     """
     runs = list(runs)
     from joblib import cpu_count

@@ -58,7 +58,8 @@ def save_checkpoint(path, method, optimiser, losses, facts: dict):
     from safetensors.torch import save_file
     tensors = {k: v.detach().cpu().contiguous() for k, v in _tensors(method, optimiser).items()}
     with whole_file(path) as passing:
-        save_file(tensors, passing, metadata=dict(losses=json.dumps(losses), facts=json.dumps(facts)))
+        save_file(tensors, passing,
+                  metadata=dict(losses=json.dumps(losses), facts=json.dumps(facts)))
 
 
 def load_checkpoint(path, method, optimiser, facts: dict) -> list[float]:
@@ -86,9 +87,9 @@ def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", ch
              every: int = 100) -> list[float]:
     """Train `method` in place on the `rows` of `windows`; the loss of every step.
 
-    With a path `checkpoint` the state is kept there `every` so many steps, an earlier one is taken up, and
-    nothing is left at the end. One thread gives the same bits again. Raises `MethodError` for a loss
-    that is not finite.
+    With a path `checkpoint` the state is kept there `every` so many steps, an earlier one is taken
+    up, and nothing is left at the end. One thread gives the same bits again. Raises `MethodError`
+    for a loss that is not finite.
     """
     method.to(device).train()
     optimiser = torch.optim.AdamW(method.parameters(), schedule.lr,

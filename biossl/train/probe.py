@@ -73,7 +73,7 @@ def _choose(cost, candidates, splits):
 
 def probe_classes(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.0), inner=3,
                   seed=0) -> Probed:
-    "`Probed` with a probability for each of `classes`; raises `SplitError` if training has only one."
+    "`Probed`: a probability for each of `classes`; raises `SplitError` if training has only one."
     truth = np.asarray(truth)
     present = [i for i, c in enumerate(classes) if (truth == c).any()]
     if len(present) < 2:
