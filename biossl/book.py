@@ -231,6 +231,7 @@ def readme(index) -> str:
             cell.source = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)
     nb.metadata.language_info = {"name": "python"}
     body, _ = MarkdownExporter().from_notebook_node(nb)
+    body = body.replace("](../", "](")   # the README lies one folder above the notebook
     return re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 
 
