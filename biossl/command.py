@@ -44,7 +44,10 @@ def parse_options(pairs) -> dict:
 # %% ../nbs/command.ipynb #44d11114
 @app.command()
 def cohorts():
-    "List the cohorts: what each is, whose licence holds, and where it lies on this machine."
+    """List the cohorts: size, recordings that are here, signals, licence, and place on this machine.
+
+    Of an archive that was not yet unpacked it is not told how many recordings it holds.
+    """
     from biossl.doctor import cohort_frame
     frame = cohort_frame().drop(columns="title")
     frame["where"] = frame["where"].replace("", "not at hand")
@@ -62,8 +65,7 @@ def doctor():
 def fetch(cohort: CohortName, yes: Annotated[bool, typer.Option(help="do not ask first")] = False):
     """Fetch a cohort from its publisher into BIOSSL_HOME: checked, and resumed file by file.
 
-    The size is told before anything is fetched. Cohorts that need credentials, and what to do
-    about them, are named by `biossl cohorts`.
+    The size is told, and you are asked, before anything is fetched.
     """
     from biossl.cohorts.registry import at_hand, get_cohort
     from biossl.data.fetch import fetch as get
@@ -118,7 +120,10 @@ def run(chapter: Annotated[str, typer.Argument(help="number or name: 02, or 02_p
             help="folder for the executed notebook and its results")] = Path("build")):
     "Run a chapter by papermill; the executed notebook and its results land in OUT."
     from biossl.book import run_chapter
-    typer.echo(f"executed: {run_chapter(chapter, out, parse_options(parameter))}")
+    from biossl.cohorts.registry import get_cohort, locate
+    parameters = parse_options(parameter)
+    if "cohort" in parameters: locate(get_cohort(parameters["cohort"]))   # or say so now
+    typer.echo(f"executed: {run_chapter(chapter, out, parameters)}")
 
 
 @app.command()
@@ -133,9 +138,11 @@ def grid(table: Annotated[str, typer.Argument(help="PAPER.TABLE, for example pro
     "Compute every row of a table, as its chapter does, without the notebook."
     from biossl.data.places import out_folder
     from biossl.evaluation.tables import save, side_by_side
-    item = find_table(table)
+    from biossl.cohorts.registry import get_cohort, locate
+    item, options = find_table(table), parse_options(option)
+    locate(get_cohort(cohort or item.cohort, **options))   # or say now that it is not at hand
     frame, launched = item.run(cohort=cohort or item.cohort, profile=profile.value, seed=seed,
-                               workers=workers, options=parse_options(option))
+                               workers=workers, options=options)
     folder = out_folder(out, item.chapter)
     save(folder, {item: (frame, launched)})
     typer.echo(side_by_side(frame).to_string())

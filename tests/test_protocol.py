@@ -35,8 +35,10 @@ def test_published_rows_are_as_declared_now_and_whole(folder):
     assert not [o for o in records if "error" in o]
     for table in declared_tables(folder.name):
         assert stale_rows(table, records) == {}
-        rows = {o["row"] for o in records if o["table"] == table.name}
-        assert rows == {o.name for o in table.rows}
+        mine = [o for o in records if o["table"] == table.name]
+        seeds, folds = {o["seed"] for o in mine}, range(mine[0]["folds"])
+        assert ({(o["row"], o["seed"], o["fold"]) for o in mine}
+                == {(row.name, seed, fold) for row in table.rows for seed in seeds for fold in folds})
 
 
 @pytest.mark.parametrize("folder", STORED, ids=lambda o: o.name)

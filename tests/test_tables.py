@@ -336,9 +336,11 @@ def test_side_by_side():
     frame = made(replace(TABLE, rows=(*TABLE.rows, Row("Lost", "chance"))), launched)
     page = side_by_side(frame, "auroc", stale={"One"})
     assert page.index.tolist() == ["One (stale)", "Two (incomplete)", "Lost (not run)"]
-    assert page.columns.tolist() == ["paper", "ours [95 %]", "subjects", "difference to One"]
-    assert page.iloc[2].tolist() == ["", "none", 0, ""] and " ± " in page.iloc[0, 1]
-    assert page.iloc[1, 3].startswith("+") and "(p " in page.iloc[1, 3]
+    assert page.columns.tolist() == ["ours [95 %]", "subjects", "difference to One"]
+    assert page.iloc[2].tolist() == ["none", 0, ""] and " ± " in page.iloc[0, 0]
+    assert page.iloc[1, 2].startswith("+") and "(p " in page.iloc[1, 2]
+    printed = side_by_side(frame.assign(published=[81.25, *[np.nan] * (len(frame) - 1)]))
+    assert printed.columns[0] == "paper" and printed["paper"].tolist()[:2] == ["81.25", ""]
     assert len(side_by_side(frame)) == 9
     with pytest.raises(RequestError): side_by_side(frame, "auroq")
 

@@ -434,5 +434,6 @@ def test_the_key_knows_what_determines_a_run(monkeypatch):
     assert len(keys) == len(other) + 2
     monkeypatch.setattr("biossl.methods.simclr.SimCLR.version", "2")
     assert run_key(run, "data") not in keys
+    assert run_key(run, "data", "cuda") != run_key(run, "data", "cpu") == run_key(run, "data")
     with pytest.raises(RequestError, match="cannot be part"):
         run_key(replace(run, options=(("x", object()),)), "data")

@@ -392,16 +392,15 @@ def _passed(table, record) -> str:
     "Why this record's row is stale; empty if it is not."
     from biossl.methods.contract import method_class
     from biossl.train.launch import run_key
-    from biossl.train.profiles import Schedule
     names = [o.name for o in table.rows]
     if record["row"] not in names: return "is declared no longer"
     row = table.row(record["row"])
     try:
-        schedule = replace(_schedule(record), penalties=row.penalties or Schedule().penalties)
+        schedule = _schedule(record)
         run = table.one_run(row, cohort=record["cohort"], options=tuple(record["options"].items()),
                             fold=record["fold"], folds=record["folds"], seed=record["seed"],
                             schedule=schedule)
-        if run_key(run, record["data"]) == record["key"]: return ""
+        if run_key(run, record["data"], record.get("device", "cpu")) == record["key"]: return ""
         version = method_class(row.method).version
     except BiosslError as e: return f"can no longer be run: {e}"
     if version != record["version"]: return f"version {record['version']}, now {version}"
@@ -426,7 +425,8 @@ def side_by_side(frame, metric: str = "", stale=()):
     cells = [(_number(o.published), _ours(o), o.n, _gap(o)) for o in frame.itertuples(index=False)]
     against = next((o for o in frame["versus"] if o), "")
     last = f"difference to {against}" if against else "difference"
-    return pd.DataFrame(cells, index=index, columns=["paper", "ours [95 %]", "subjects", last])
+    page = pd.DataFrame(cells, index=index, columns=["paper", "ours [95 %]", "subjects", last])
+    return page if frame["published"].notna().any() else page.drop(columns="paper")
 
 
 def _marked(line, stale) -> str:
@@ -448,5 +448,5 @@ def _ours(line) -> str:
 
 def _gap(line) -> str:
     if line.difference != line.difference: return ""
-    p = "p < 0.001" if line.p < 0.001 else f"p = {line.p:.3f}"
+    p = "p ≤ 0.001" if line.p <= 0.001 else f"p = {line.p:.3f}"
     return f"{line.difference:+.1f} ({p})"

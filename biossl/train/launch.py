@@ -79,11 +79,12 @@ def _source(run):
     return cohort, run.windowing, locate(cohort)
 
 
-def run_key(run: Run, data: str) -> str:
-    "The key of `run` on packed data of key `data`."
+def run_key(run: Run, data: str, device: str = "cpu") -> str:
+    "The key of `run` on packed data of key `data`; another device than the CPU is another run."
     facts = asdict(run) | dict(config=run.config, version=method_class(run.method).version,
                                data=data)
     for name in ("row", "hyper"): del facts[name]
+    if device != "cpu": facts["device"] = device
     return hashed(facts)
 
 
@@ -290,8 +291,9 @@ def _prepare(runs, workers, device):
             if isinstance(stores.get(source), Exception): raise stores[source]
             if source not in stores: stores[source] = _packed(run, workers)
             cohort, windows = stores[source]
-            jobs.append(_Job(run, run_key(run, windows.key), windows.key, str(windows.folder),
-                             cohort.task(run.task), str(home()), device))
+            key = run_key(run, windows.key, device)
+            jobs.append(_Job(run, key, windows.key, str(windows.folder), cohort.task(run.task),
+                             str(home()), device))
         except Exception as e:
             if source not in stores: stores[source] = e
             failures.append(_failure(run, e))

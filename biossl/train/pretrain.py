@@ -7,6 +7,7 @@ __all__ = ['unlabelled', 'derived', 'batch_rows', 'steps_of', 'save_checkpoint',
 
 # %% ../../nbs/train/pretrain.ipynb #31ff7ee9
 import contextlib
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -95,7 +96,8 @@ def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", ch
     optimiser = torch.optim.AdamW(method.parameters(), schedule.lr,
                                   weight_decay=schedule.weight_decay)
     steps, rows = steps_of(schedule, len(rows)), np.asarray(rows)
-    facts = dict(method=method.name, version=method.version, seed=seed, windows=len(rows),
+    facts = dict(method=method.name, version=method.version, config=asdict(method.config),
+                 seed=seed, rows=hashlib.sha256(rows.tobytes()).hexdigest(),
                  schedule=asdict(schedule), total=steps)
     path = Path(checkpoint) if checkpoint else None
     losses = load_checkpoint(path, method, optimiser, facts) if path and path.is_file() else []
