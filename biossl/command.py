@@ -96,7 +96,7 @@ def pack(cohort: CohortName, option: Options = None,
     keys = [o.strip() for o in signals.split(",") if o.strip()]
     beats = tuple(o for o in keys if o in ("ecg", "ppg"))
     windowing = Windowing(signals=tuple((o, rate) for o in keys), seconds=seconds,
-                          hop=hop or seconds, beats=beats)
+                          hop=seconds if hop is None else hop, beats=beats)
     item = get_cohort(cohort, **parse_options(option))
     windows = make(item, windowing, folder=locate(item))
     subjects = windows.index.subject.nunique()
@@ -143,6 +143,7 @@ def grid(table: Annotated[str, typer.Argument(help="PAPER.TABLE, for example pro
     locate(get_cohort(cohort or item.cohort, **options))   # or say now that it is not at hand
     frame, launched = item.run(cohort=cohort or item.cohort, profile=profile.value, seed=seed,
                                workers=workers, options=options)
+    if not launched.records: launched.whole()   # nothing came of it: earlier results stay
     folder = out_folder(out, item.chapter)
     save(folder, {item: (frame, launched)})
     typer.echo(side_by_side(frame).to_string())
@@ -214,6 +215,6 @@ def stored_folders() -> list[Path]:
 def main():
     "The entry point: our own errors become one clear line and exit status 2."
     try: app()
-    except BiosslError as e:
+    except (BiosslError, OSError) as e:   # a disk that is full or may not be written says so itself
         print(f"biossl: {e}", file=sys.stderr)
         sys.exit(2)

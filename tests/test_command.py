@@ -88,11 +88,41 @@ def test_wrong_names_are_one_line_with_the_nearest_right_one(home, monkeypatch, 
     assert "02_protocol" in refused(monkeypatch, capsys, "run", "02_protocl")
     assert "profile" in refused(monkeypatch, capsys, "run", "02", "-p", "profil=smoke")
     assert "biossl fetch" in refused(monkeypatch, capsys, "pack", "bidmc")
+    assert "biossl fetch" in refused(monkeypatch, capsys, "run", "02", "-p", "cohort=bidmc")
+    assert "workers" in refused(monkeypatch, capsys, "grid", "protocol.table1", "--workers", "two")
+    assert "hop" in refused(monkeypatch, capsys, "pack", "simulated", "--hop", "0")
     assert not home.exists() or not any((home / "store").glob("*"))
 
 
 def test_an_unknown_command_ends_non_zero():
     assert RUNNER.invoke(command.app, ["packk"]).exit_code != 0
+
+
+def test_a_run_that_cannot_be_leaves_earlier_results_alone(home, tmp_path, monkeypatch, capsys):
+    grid = ("grid", "protocol.table2_subjects", "--profile", "smoke", "--workers", "1",
+            "--out", str(tmp_path))
+    told(*grid)
+    stored = {o: o.read_bytes() for o in (tmp_path / "02_protocol").iterdir()}
+    assert "seed" in refused(monkeypatch, capsys, *grid, "--seed", "-1")
+    monkeypatch.setattr("biossl.train.launch.pack", lambda *_, **__: 1 / 0)
+    assert "failed" in refused(monkeypatch, capsys, *grid, "--seed", "7")
+    assert stored == {o: o.read_bytes() for o in (tmp_path / "02_protocol").iterdir()}
+
+
+def test_a_home_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BIOSSL_HOME", str(tmp_path / "file"))
+    assert "file" in refused(monkeypatch, capsys, "pack", "simulated", "-o", "subjects=2")
+
+
+def test_a_wrong_archive_does_not_stand_in_the_right_ones_way(home, tmp_path, monkeypatch, capsys):
+    import tarfile
+    (tmp_path / "note.txt").write_text("not a cohort")
+    with tarfile.open(tmp_path / "ludb.tar.xz", "w:xz") as tar:
+        tar.add(tmp_path / "note.txt", "ludb/note.txt")
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path))
+    assert "does not hold" in refused(monkeypatch, capsys, "pack", "ludb", "--signals", "ecg")
+    assert not (home / "unpacked" / "ludb").exists()
 
 
 def test_a_grid_is_computed_stored_and_rebuilt(home, tmp_path):

@@ -372,3 +372,14 @@ def test_the_cohort_of_the_first_table(real_data):
         assert np.allclose(windows.arrays[key][row, 0], record.p_signal[:, 0], atol=1e-4)
     flagged = windows.index[windows.labels("gap")].recording.unique().tolist()
     assert flagged == ["mimic_perform_non_af_006"]   # a run of 2.3 s
+
+
+@pytest.mark.parametrize("name, content", [
+    ("index.parquet", b"no table"), ("index.parquet", None), ("report.json", b"[1]"),
+    ("report.json", b'{"version": "1"}'), ("ecg.npy", b"")])
+def test_a_damaged_file_of_a_store_is_named(home, name, content):
+    from biossl.cohorts.simulated import Simulated
+    windows = pack(Simulated(subjects=2, seconds=30), Windowing())
+    file = windows.folder / name
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(StoreError, match=name): open_windows(windows.folder).index  # noqa: B018

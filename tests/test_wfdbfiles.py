@@ -198,7 +198,7 @@ def test_missing_empty_and_huge_headers(tmp_path):
 def test_a_list_of_records_stays_in_its_folder(tmp_path):
     (tmp_path / "RECORDS").write_text("p00/a1\na2\n")
     assert listed_records(tmp_path) == [tmp_path / "p00/a1", tmp_path / "a2"]
-    for bad in ("../a1", "/a1", "a1\na1"):
+    for bad in ("../a1", "/a1", "a1\na1", "\n"):
         (tmp_path / "RECORDS").write_text(bad)
         with pytest.raises(BiosslError): listed_records(tmp_path)
     (tmp_path / "RECORDS").unlink()

@@ -6,6 +6,7 @@
 __all__ = ['Remote', 'Card', 'Task', 'Cohort', 'cohort_names', 'get_cohort', 'at_hand', 'locate']
 
 # %% ../../nbs/cohorts/registry.ipynb #fb38b92c
+import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Iterator
@@ -164,6 +165,7 @@ def locate(cohort: Cohort) -> Path | None:
         unpack(archive, home() / "unpacked" / cohort.name, strip=cohort.name)
         folder = home() / "unpacked" / cohort.name
         if (folder / cohort.layout).exists(): return folder
+        shutil.rmtree(folder)   # or it would stand in the right archive's way
         raise CohortError(f"{archive} does not hold {cohort.layout}", where=cohort.name,
                           remedy="check the archive against the publisher's layout")
     looked = ", ".join(str(o) for o in _places(cohort.name))

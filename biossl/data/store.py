@@ -282,7 +282,8 @@ class Windows:
     def index(self):
         "A DataFrame with a row per window: recording, subject, start, gap, and all labels."
         import pandas as pd
-        frame = pd.read_parquet(self.folder / "index.parquet")
+        try: frame = pd.read_parquet(self.folder / "index.parquet")
+        except (OSError, ValueError) as e: _broken(self.folder, "index.parquet", e)
         if len(frame) != len(self): _broken(self.folder, "index.parquet", "has another length")
         for name in (o for o in frame.columns if frame[o].dtype.kind == "O"):
             frame[name] = [tuple(o) if isinstance(o, np.ndarray) else o for o in frame[name]]
@@ -341,17 +342,22 @@ def _broken(folder, file, problem):
                      remedy="delete this folder and pack again")
 
 
+_TOLD = {"version", "cohort", "windowing", "shapes", "leads", "dropped"}
+
+
 def _facts(folder: Path) -> dict:
     try: facts = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError): _broken(folder, "report.json", "it is missing or unreadable")
-    if facts.get("version") != VERSION: _broken(folder, "report.json", "it has another version")
+    if not isinstance(facts, dict) or not _TOLD <= set(facts):
+        _broken(folder, "report.json", "it lacks what a report says")
+    if facts["version"] != VERSION: _broken(folder, "report.json", "it has another version")
     return facts
 
 
 def _mapped(folder: Path, key: str, shape) -> np.memmap:
     "The array `key`, mapped; a file that is missing, short or of another shape is a `StoreError`."
     try: array = np.load(folder / f"{key}.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as e: _broken(folder, f"{key}.npy", e)
+    except (OSError, ValueError, EOFError) as e: _broken(folder, f"{key}.npy", e)
     if array.shape != tuple(shape): _broken(folder, f"{key}.npy", f"it has shape {array.shape}")
     return array
 

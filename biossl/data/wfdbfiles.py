@@ -236,6 +236,7 @@ def listed_records(folder) -> list[Path]:
     if not file.is_file():
         _refuse(f"there is no {file}", Path(folder).name, "RECORDS", "fetch the cohort again")
     names = [o.strip() for o in file.read_text("utf-8", "replace").splitlines() if o.strip()]
+    if not names: _refuse("lists no record", Path(folder).name, "RECORDS", "fetch it again")
     if twice := {o for o in names if names.count(o) > 1}:
         _refuse(f"lists {min(twice)} twice", Path(folder).name, "RECORDS", "fetch it again")
     return [Path(folder) / inside(o, file) for o in names]

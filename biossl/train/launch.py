@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'Run', 'run_key', 'hashed', 'truth_of', 'split_rows', 'check_keys', 'embed_windows', 'Launched', 'launch',
-           'find_device', 'one_thread']
+           'find_workers', 'find_device', 'one_thread']
 
 # %% ../../nbs/train/launch.ipynb #dc77fa69
 import contextlib
@@ -54,6 +54,9 @@ class Run:
         if self.split not in SPLITS:
             raise RequestError(f"no split {self.split}", where=self.row, field="split",
                                remedy=nearest(self.split, SPLITS))
+        if not 0 <= self.seed < 2**32:
+            raise RequestError(f"no seed {self.seed}", where=self.row, field="seed",
+                               remedy="a whole number from 0 to 4294967295")
         if not 0 <= self.fold < self.folds:
             raise RequestError(f"no fold {self.fold} of {self.folds}", where=self.row, field="fold")
 
@@ -268,13 +271,21 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto") -
     a cluster whose machines share `BIOSSL_HOME`). `device`: cpu, cuda, or auto.
     """
     runs = list(runs)
-    from joblib import cpu_count
-    workers = cpu_count() if workers == "auto" else int(workers)
+    workers = find_workers(workers)
     jobs, failures = _prepare(runs, workers, find_device(device))
     pending = {o.key: o for o in jobs if not o.target.is_dir()}
     failures += _work(_in_order(pending.values()), workers, backend, progress)
     done = [o for o in jobs if o.target.is_dir()]
     return Launched(_gather(done), [_stored(o) for o in done], failures)
+
+
+def find_workers(workers) -> int:
+    "How many processes: one a core for `auto`; raises `RequestError` for no whole number."
+    from joblib import cpu_count
+    if workers == "auto": return cpu_count()
+    if not str(workers).isdigit() or int(workers) < 1:
+        raise RequestError(f"{workers!r} workers", field="workers", remedy="auto, 1, 2 ...")
+    return int(workers)
 
 
 def find_device(name: str) -> str:
