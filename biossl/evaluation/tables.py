@@ -62,6 +62,9 @@ class Row:
     windowing: Any = None          # a Windowing, where the row needs another than the table's
     penalties: tuple[float, ...] = ()   # of the probe: one alone is fixed, none are the profile's
     published: str = ""
+    judge: str = "probe"           # or "finetune": all weights and a new head
+    labels: str = "true"           # or "shuffled" over the training subjects: must give chance
+    schedule: tuple[tuple[str, Any], ...] = ()   # what of the profile's schedule it changes
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,9 @@ class Table:
     versus: str = ""
     published: str = ""                                  # a file of `nbs/published`
     published_map: tuple[tuple[str, str], ...] = ()      # metric, column of that file
+    brief: Any = None            # a Windowing: what smoke and quick look at on the simulator
+    cut: Any = None              # a Schedule: where there is no GPU, instead of the profile's
+    cut_seeds: int | None = None   # the same of seeds
 
     def __post_init__(self):
         names = [o.name for o in self.rows]

@@ -33,7 +33,9 @@ class Method(nn.Module):
 
     name = ""         # by which a table's row asks for it; empty: not in the registry
     version = "1"     # raise it when the same configuration gives something else
-    trains = False    # has a loss, and gains by minimising it
+    trains = False    # has a loss without labels, and gains by minimising it
+    scratch = False   # is only ever trained with labels, from random weights
+    least_batch = 1   # windows without which its loss has no meaning
 
     @dataclass(frozen=True)
     class Config:
@@ -61,6 +63,14 @@ class Method(nn.Module):
     def embed(self, batch: Mapping) -> torch.Tensor:
         "The embedding `(N, D)` of a batch; NaN where a window gives none."
         raise NotImplementedError
+
+    def head(self, classes: int) -> nn.Module:
+        "A new classifier, embedding `(N, D)` to logits `(N, classes)`, put on it for fine-tuning."
+        raise MethodError("cannot be fine-tuned: it has no head", where=self.name,
+                          remedy="judge it by the probe")
+
+    def after_step(self, step: int, steps: int):
+        "Called without gradients after each of `steps` optimiser steps: where a teacher moves."
 
 # %% ../../nbs/methods/contract.ipynb #2ab71dc1
 def _rooms() -> dict[str, type]:

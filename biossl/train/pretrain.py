@@ -105,6 +105,7 @@ def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", ch
         for step in range(len(losses), steps):
             taken = batch_rows(rows, schedule.batch, seed, step)
             losses.append(_step(method, optimiser, windows, taken, schedule, seed, step, device))
+            with torch.no_grad(): method.after_step(step, steps)
             if path and (step + 1) % every == 0 and step + 1 < steps:
                 save_checkpoint(path, method, optimiser, losses, facts)
     if path: path.unlink(missing_ok=True)
