@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from made_up import Given, Noise, noise
 
 import biossl
+from biossl.cohorts.registry import get_cohort, locate
 from biossl.data import places
 from biossl.data import store as room
 from biossl.data.errors import RecordingError, RequestError, SplitError, StoreError
@@ -148,8 +149,63 @@ def test_flat_and_empty_signals_are_nobodys_twin(home):
                                              ppg=recording(i).signals["ppg"]))
             for i, o in enumerate([*parts, parts[2]])]
     windows = pack(Given(tuple(flat)), PLAIN)
-    assert windows.report == {} and len(windows) == 12
+    assert windows.report == {"recordings with a flat ecg, kept": 4} and len(windows) == 12
     assert windows.labels("gap").tolist() == [False] * 6 + [True] * 6
+
+
+def still(name, keys=("ppg",), upto=None):
+    "A recording whose signals `keys` are 1 from start to end, or up to a sample."
+    parts = {key: o.samples.copy() for key, o in recording(int(name[1:])).signals.items()}
+    for key in keys: parts[key][:, :upto] = 1
+    return Recording(name, f"p{name}", {key: Signal(o, 125, ("II",), "mV")
+                                        for key, o in parts.items()})
+
+
+def test_recordings_flat_from_end_to_end_are_named_and_kept_or_dropped(home):
+    cohort = Given((recording(0), still("r1"), still("r2", ("ecg", "ppg")),
+                    still("r3", upto=3000)))      # two of three windows of r3 are flat
+    kept = pack(cohort, PLAIN)
+    assert kept.flat == {"ppg": ["r1", "r2"], "ecg": ["r2"]} and len(kept) == 12
+    assert kept.report == {"recordings with a flat ppg, kept": 2,
+                           "recordings with a flat ecg, kept": 1}
+    gated = pack(cohort, replace(PLAIN, flattest=0.99))
+    assert gated.report == {"recordings with a flat ppg": 1, "recordings with a flat ecg": 1,
+                            "windows of a flat signal": 2}
+    assert gated.dropped["recordings with a flat ppg"] == ["r1"] and gated.flat == {}
+    assert gated.labels("recording").tolist() == ["r0"] * 3 + ["r3"]
+
+
+def test_a_dead_lead_does_not_make_a_recording_flat(home):
+    signal = Signal(np.stack([np.ones(3750), np.random.default_rng(0).normal(size=3750)]), 125,
+                    ("I", "II"), "mV")
+    one = Given((Recording("a", "a", dict(ecg=signal)),))
+    whole = replace(PLAIN, signals=(("ecg", 42),))
+    assert pack(one, whole).flat == {}
+    assert pack(one, replace(whole, leads=(("ecg", ("I",)),))).flat == {"ecg": ["a"]}
+
+
+def test_joined_stores_name_the_flat_recordings_of_all(home):
+    parts = [pack(Given(o), PLAIN) for o in ((still("r1"), recording(5)), (still("r2"),))]
+    assert open_windows(join(parts, home / "both").folder).flat == {"ppg": ["r1", "r2"]}
+
+
+def test_a_store_of_before_flat_recordings_were_counted_is_still_good(home):
+    folder = pack(Noise(), PLAIN).folder
+    report = json.loads((folder / "report.json").read_text())
+    del report["flat"]
+    (folder / "report.json").write_text(json.dumps(report))
+    assert open_windows(folder).flat == {} == open_windows(folder).report
+
+
+@pytest.mark.parametrize("where", [".", "..", "../.."])
+def test_a_file_where_the_store_should_be_is_named(home, where):
+    target = (room.store_folder(store_key(Noise(), PLAIN)) / where).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text("not a folder")
+    for ask in (lambda: pack(Noise(), PLAIN), lambda: open_windows(target)):
+        with pytest.raises(StoreError, match="is a file.*BIOSSL_HOME") as e: ask()
+        assert e.value.where == target
+    assert target.read_text() == "not a folder"
 
 
 def test_two_names_in_joined_stores_are_found(home):
@@ -354,11 +410,20 @@ def test_shards_that_do_not_belong_together_are_refused(home):
 # -- real recordings ---------------------------------------------------------------------------
 
 @pytest.mark.real
+def test_the_flat_recordings_that_are_here_are_kept_and_named(real_data):
+    cohort = get_cohort("challenge_2015")
+    folder = locate(cohort)
+    names = {o.stem for o in (folder / "training").glob("*.hea")}
+    windows = pack(cohort, Windowing(), folder)
+    assert windows.flat == ({"ppg": ["b703l"]} if "b703l" in names else {})   # an unplugged sensor
+    assert "b703l" not in names or "b703l" in set(windows.labels("recording"))
+
+
+@pytest.mark.real
 def test_the_cohort_of_the_first_table(real_data):
     "1,400 windows of 35 people, of which 760 in AF; samples as wfdb reads them."
     import wfdb
 
-    from biossl.cohorts.registry import get_cohort, locate
     cohort = get_cohort("mimic_perform_af")
     folder = locate(cohort)
     windows = pack(cohort, Windowing(signals=(("ecg", 0), ("ppg", 0)), normalise="none", beats=()),

@@ -185,6 +185,21 @@ def test_a_measure_is_the_mean_over_time(values, start):
     ("signals", (("ecg", -1),)), ("seconds", 0), ("hop", float("nan")), ("purity", 1.01),
     ("flattest", -0.1), ("longest_gap", -1), ("normalise", "l2"), ("take", "first"),
     ("beats", ("abp",)), ("filters", (("ppg", 1, 2),)), ("filters", (("ecg", 2, 1),)),
-    ("leads", (("ppg", ("I",)),))])
+    ("leads", (("ppg", ("I",)),)), ("signals", (("ecg", 1e7),)), ("signals", (("ecg", 10_001),)),
+    ("signals", (("ecg", float("nan")),)), ("seconds", -1), ("seconds", float("nan")),
+    ("seconds", float("inf")), ("flattest", float("nan")), ("longest_gap", float("nan"))])
 def test_a_windowing_without_meaning_is_refused(field, value):
     with pytest.raises(RequestError, match=field): replace(PLAIN, **{field: value})
+
+
+@pytest.mark.parametrize("rate", [25.0, 0.0])
+@pytest.mark.parametrize("field, value, least", [("hop", 1e-9, 0.04), ("hop", 0.039, 0.04),
+                                                 ("seconds", 0.079, 0.08)])
+def test_windows_shorter_or_closer_than_samples_are_refused(rate, field, value, least):
+    "At the rate that is asked for at once, at the published rate when a recording is cut."
+    asked = replace(PLAIN, signals=(("ecg", rate),))
+    with pytest.raises(RequestError, match=f"windowing, {field}.*25 Hz.*{least}"):
+        wrong = replace(asked, **{field: value})
+        assert not rate, "should have been refused by now"
+        cut(recording(rate=25), wrong)
+    assert len(cut(recording(rate=25), replace(asked, **{field: least})).arrays["ecg"]) > 8

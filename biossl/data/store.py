@@ -121,11 +121,13 @@ def pack(cohort, windowing: Windowing, folder=None, workers: int = 1) -> "Window
 
     `folder` is where the cohort's files lie (`cohorts.registry.locate(cohort)`; None if it needs
     none). Recordings that lack a signal, are too short, or repeat an earlier one are counted in
-    `Windows.report`. Raises `RecordingError` for a recording that cannot be used for another
+    `Windows.report`, and so are those kept though a signal of theirs is flat from end to end.
+    Raises `RecordingError` for a recording that cannot be used for another
     reason, `StoreError` if nothing is left or the disk is full; then nothing is left behind.
     """
     target = store_folder(store_key(cohort, windowing, folder))
     if target.is_dir(): return open_windows(target)
+    _no_file(target)
     sweep(target.parent)
     facts = dict(cohort=cohort.name, windowing=asdict(windowing))
     with _room(target), whole_folder(target) as passing, _Packing(passing) as packing:
@@ -133,6 +135,14 @@ def pack(cohort, windowing: Windowing, folder=None, workers: int = 1) -> "Window
             packing.add(made, digests)
         packing.finish(facts)
     return open_windows(target)
+
+
+def _no_file(target: Path):
+    "Raise `StoreError` if a file lies where the store, or a folder above it, has to be."
+    for path in (target, *target.parents):
+        if path.exists() and not path.is_dir():
+            raise StoreError("is a file where a folder has to be", where=path,
+                             remedy="move it away, or set BIOSSL_HOME to another folder")
 
 
 @contextlib.contextmanager
@@ -182,7 +192,7 @@ class _Packing:
     "The files of a store in the making: `add` what was cut, then `finish`."
     def __init__(self, folder: Path):
         self.folder, self.index, self.arrays = folder, _Index(folder), {}
-        self.names, self.seen, self.leads, self.dropped = set(), {}, {}, {}
+        self.names, self.seen, self.leads, self.dropped, self.flat = set(), {}, {}, {}, {}
 
     def add(self, made: Cut, digests: list[str]):
         "Append the windows of one recording, or note why there are none."
@@ -196,6 +206,7 @@ class _Packing:
         self.seen |= dict.fromkeys(digests, made.recording)
         for reason, n in made.drops.items(): self._drop(reason, *[made.recording] * n)
         if not made.columns.get("start"): return
+        for key in made.flat: self.flat.setdefault(key, []).append(made.recording)
         for key, rows in made.arrays.items(): self._array(key, rows, made).append(rows)
         self.index.append(made.columns)
 
@@ -221,7 +232,8 @@ class _Packing:
         for array in self.arrays.values(): array.close()
         self.index.merge()
         shapes = {key: (o.rows, *o.shape) for key, o in self.arrays.items()}
-        _report(self.folder, **facts, shapes=shapes, leads=self.leads, dropped=self.dropped)
+        _report(self.folder, **facts, shapes=shapes, leads=self.leads, dropped=self.dropped,
+                flat=self.flat)
 
     def __exit__(self, *error):
         for array in self.arrays.values():
@@ -247,7 +259,7 @@ class Windows:
     """Windows at rest: `arrays` `(N, C, T)` by name, `index` with a row for each, a `report`.
 
     `leads` names the `C` rows of a signal, more than once where recordings have one lead each but
-    not the same.
+    not the same. `flat` names, by signal, the recordings in which it never varies.
     Opened by `pack` or `open_windows`; goes to other processes as the name of its folder.
     """
     def __init__(self, folder):
@@ -256,7 +268,7 @@ class Windows:
         self.key, self.cohort = self.folder.name, facts["cohort"]
         self.windowing = Windowing(**facts["windowing"])
         self.leads = {key: [tuple(o) for o in kinds] for key, kinds in facts["leads"].items()}
-        self.dropped = facts["dropped"]
+        self.dropped, self.flat = facts["dropped"], facts.get("flat", {})
         shapes = facts["shapes"].items()
         self.arrays = {key: _mapped(self.folder, key, shape) for key, shape in shapes}
         self._plain = {key: np.asarray(o) for key, o in self.arrays.items()}
@@ -275,8 +287,9 @@ class Windows:
 
     @property
     def report(self) -> dict[str, int]:
-        "How many were left out, by reason; `dropped` has their names."
-        return {reason: len(names) for reason, names in self.dropped.items()}
+        "How many were left out, by reason, or kept though flat; `dropped`, `flat` have names."
+        kept = {f"recordings with a flat {key}, kept": o for key, o in self.flat.items()}
+        return {reason: len(names) for reason, names in (self.dropped | kept).items()}
 
     @cached_property
     def index(self):
@@ -346,6 +359,7 @@ _TOLD = {"version", "cohort", "windowing", "shapes", "leads", "dropped"}
 
 
 def _facts(folder: Path) -> dict:
+    _no_file(folder)
     try: facts = json.loads((folder / "report.json").read_text())
     except (OSError, ValueError): _broken(folder, "report.json", "it is missing or unreadable")
     if not isinstance(facts, dict) or not _TOLD <= set(facts):
@@ -405,13 +419,14 @@ def _joinable(stores):
 
 
 def _joined_facts(stores) -> dict:
-    dropped, leads, n = {}, {}, sum(map(len, stores))
+    dropped, flat, leads, n = {}, {}, {}, sum(map(len, stores))
     for o in stores:
         for reason, names in o.dropped.items(): dropped.setdefault(reason, []).extend(names)
+        for key, names in o.flat.items(): flat.setdefault(key, []).extend(names)
         for key, kinds in o.leads.items():
             for kind in kinds: _note_leads(leads, key, kind, o.folder)
     return dict(cohort=" + ".join(dict.fromkeys(o.cohort for o in stores)), dropped=dropped,
-                windowing=asdict(stores[0].windowing), leads=leads,
+                windowing=asdict(stores[0].windowing), leads=leads, flat=flat,
                 shapes={key: (n, *o.shape[1:]) for key, o in stores[0].arrays.items()})
 
 
