@@ -120,7 +120,10 @@ def test_damaged_umlauts_stay_as_published(tmp_path, encoding):
     assert labels_of(PtbXl(), folder)[0]["report"] == report
 
 
-@pytest.mark.parametrize("age, read", [("", math.nan), ("NaN", math.nan), ("300", 90), ("0.0", 0)])
+@pytest.mark.parametrize("age, read", [
+    ("", math.nan), ("NaN", math.nan), ("300", 90), ("300.0", 90), ("0.0", 0), ("91", 91),
+    ("-1", math.nan), ("-99999", math.nan), ("131", math.nan), ("1e9", math.nan),
+    ("inf", math.nan), ("old", math.nan)])
 def test_ages_that_are_no_ages(tmp_path, age, read):
     folder = layouts.ptb_xl(tmp_path, [layouts.ptb_xl_row(1, age=age)])
     np.testing.assert_equal(labels_of(PtbXl(), folder)[0]["age"], float(read))
@@ -135,6 +138,17 @@ def test_a_bad_cell_is_named(tmp_path, field, value):
     folder = layouts.ptb_xl(tmp_path, rows)
     with pytest.raises(RecordingError) as e: list(PtbXl().recordings(folder))
     assert e.value.field == field and str(e.value.where) == "2" and e.value.remedy
+
+
+@pytest.mark.parametrize("fold", ["0", "11", "-1", "1e9", ""])
+def test_a_fold_that_is_none_of_the_ten_is_named(tmp_path, fold):
+    layouts.ptb_xl(tmp_path / "a", [layouts.ptb_xl_row(1, strat_fold="10"),
+                                    layouts.ptb_xl_row(2, strat_fold=fold)])
+    layouts.ptb_xl_filtered(tmp_path / "b", [layouts.filtered_row(2, strat_fold=fold)])
+    for cohort, folder in ((PtbXl(), tmp_path / "a"), (PtbXlFiltered(), tmp_path / "b")):
+        with pytest.raises(RecordingError, match="^2, strat_fold") as e:
+            list(cohort.recordings(folder))
+        assert e.value.remedy
 
 
 @pytest.mark.parametrize("name", ["../00001_lr", "/etc/passwd", "records100/../../x/00001_lr",

@@ -1,5 +1,7 @@
 """The synchronous ECG and PPG cohorts: small copies of their layouts, traps, the real ones."""
+import math
 from collections import Counter, namedtuple
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from biossl.cohorts.bidmc import Bidmc
 from biossl.cohorts.challenge_2015 import ALARM_TYPES, Challenge2015
 from biossl.cohorts.mimic_perform_af import MimicPerformAf
 from biossl.cohorts.registry import at_hand, cohort_names, get_cohort, locate
-from biossl.data.errors import BiosslError, CohortError, RecordingError
+from biossl.data.errors import BiosslError, CohortError, RecordingError, RequestError
+from biossl.data.store import Windowing, pack
 
 ALL = (MimicPerformAf, Bidmc, Challenge2015)
 
@@ -48,6 +51,27 @@ def test_a_cohort_is_known_complete_and_at_hand_where_its_layout_is(kind, home):
         keys = {*one.labels, *(o.key for o in one.intervals)}
         assert {o.key for o in cohort.tasks} <= keys
         assert all(one.labels[o.key] in o.classes for o in cohort.tasks if o.classes)
+
+
+
+OPTIONS = [(name, o) for name in cohort_names() for o in fields(type(get_cohort(name)))]
+WRONG = {int: ("abc", 2.5, True, None, [3]), float: ("abc", math.nan, math.inf, True, None),
+         bool: ("abc", 1, None), str: (2020, None, ["x"])}
+
+
+@pytest.mark.parametrize("name, option", OPTIONS, ids=[f"{n}-{o.name}" for n, o in OPTIONS])
+def test_an_option_of_another_kind_is_refused_with_its_name_and_kind(name, option):
+    kind = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    assert get_cohort(name, **{option.name: option.default}) == get_cohort(name)
+    for value in WRONG[option.type]:
+        with pytest.raises(RequestError) as e: get_cohort(name, **{option.name: value})
+        assert f"{name}, option {option.name}: {value!r} is not {kind[option.type]}" in str(e.value)
+        assert str(option.default).lower() in e.value.remedy.lower()
+
+
+def test_an_option_is_taken_as_it_is():
+    "A whole number where any will do: written otherwise, it would be another cohort's key."
+    assert repr(get_cohort("simulated", seconds=65).seconds) == "65"
 
 
 # mimic_perform_af
@@ -143,6 +167,32 @@ def test_bidmc_numerics_are_a_number_a_second(tmp_path):
     assert mean_of(one, "monitor_resp_rate", 0, 10) == (12, 5)  # zeros are a lost breath
     assert mean_of(one, "spo2", 0, 10) == (97, 5)
     assert max(o.end for o in one.intervals) <= one.seconds
+
+
+def test_bidmc_numbers_that_cannot_be_are_missing_and_counted(tmp_path, home):
+    good = (80, 70, 12, 97)
+    bad = [(-99999, 70, 12, 97), ("inf", 70, 12, 97), (80, "-inf", 12, 97), (80, 401, 12, 97),
+           (80, 70, -1, 97), (80, 70, 12, 101), (80, 70, 12, -1)]
+    write_bidmc(tmp_path, 1, "s1", numerics=[*[good] * 20, *bad, *[good] * 14])
+    write_bidmc(tmp_path, 2, "s2", numerics=[(0, 400, "NaN", 100)] * 41)   # odd, but possible
+    first, second = read(Bidmc(), tmp_path)
+    expected = dict(heart_rate=(80, 18), pulse_rate=(70, 18), monitor_resp_rate=(12, 19),
+                    spo2=(97, 18))
+    assert {key: mean_of(first, key, 15, 35) for key in expected} == expected
+    assert first.labels["impossible_numerics"] == 7 and "impossible_numerics" not in second.labels
+    assert mean_of(second, "spo2", 0, 40) == (100, 40)
+    assert mean_of(second, "pulse_rate", 0, 40) == (400, 40)
+    frame = pack(Bidmc(), Windowing(seconds=10, hop=10, beats=()), tmp_path).index
+    assert frame.heart_rate.isna().tolist() == [False] * 2 + [True] + [False] * 5
+    assert frame.impossible_numerics.tolist()[:4] == [7] * 4
+    assert frame.impossible_numerics.isna().sum() == 4
+
+
+@pytest.mark.parametrize("age", ["-1", "131", "-99999", "inf", "9000+"])
+def test_bidmc_ages_that_cannot_be_are_refused(tmp_path, age):
+    write_bidmc(tmp_path, 1, "s1", age=age)
+    with pytest.raises(RecordingError, match=r"bidmc_01, Fix.txt Age.*is no age"):
+        read(Bidmc(), tmp_path)
 
 
 def test_bidmc_numerics_that_begin_a_second_early(tmp_path):

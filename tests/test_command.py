@@ -91,6 +91,13 @@ def test_wrong_names_are_one_line_with_the_nearest_right_one(home, monkeypatch, 
     assert "biossl fetch" in refused(monkeypatch, capsys, "run", "02", "-p", "cohort=bidmc")
     assert "workers" in refused(monkeypatch, capsys, "grid", "protocol.table1", "--workers", "two")
     assert "hop" in refused(monkeypatch, capsys, "pack", "simulated", "--hop", "0")
+    for name, value in (("hop", "1e-9"), ("rate", "1e7"), ("rate", "nan"), ("seconds", "0"),
+                        ("seconds", "-30"), ("seconds", "nan"), ("hop", "nan")):
+        line = refused(monkeypatch, capsys, "pack", "simulated", f"--{name}", value)
+        assert {"rate": "signals: a rate"}.get(name, name) in line and "windowing" in line
+    for option in ("subjects=abc", "subjects=2.5", "seconds=NaN", "clip=3"):
+        line = refused(monkeypatch, capsys, "pack", "simulated", "-o", option)
+        assert f"simulated, option {option.partition('=')[0]}" in line and "is not" in line
     assert not home.exists() or not any((home / "store").glob("*"))
 
 

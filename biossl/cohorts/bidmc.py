@@ -114,10 +114,11 @@ def _person(folder: Path, name: str) -> _Person:
 
 
 def _age(text: str, name: str) -> float:
-    try: return float(text.removesuffix("+"))
-    except ValueError as e:
-        raise RecordingError(f"{text!r} is no age", where=name, field="Fix.txt Age",
-                             remedy=_FETCH_AGAIN) from e
+    try: age = float(text.removesuffix("+"))
+    except ValueError: age = -1.0
+    if np.isnan(age) or 0 <= age <= 130: return age
+    raise RecordingError(f"{text!r} is no age", where=name, field="Fix.txt Age",
+                         remedy=_FETCH_AGAIN)
 
 # %% ../../nbs/cohorts/bidmc.ipynb #7813d31b
 _COLUMNS = {"ecg": ("II",), "ppg": ("PLETH",), "resp": ("RESP",), "abp": ("ABP", "ART")}
@@ -141,6 +142,8 @@ def _signals(table, name: str) -> dict[str, Signal]:
 
 # %% ../../nbs/cohorts/bidmc.ipynb #6a38a8e0
 _NUMERICS = {"heart_rate": "HR", "pulse_rate": "PULSE", "monitor_resp_rate": "RESP", "spo2": "SpO2"}
+_POSSIBLE = {"heart_rate": (0, 400), "pulse_rate": (0, 400), "monitor_resp_rate": (0, 200),
+             "spo2": (0, 100)}  # a number outside is no measurement, such as -99999
 
 
 def _steps(values: np.ndarray, key: str, start: float, end: float) -> Iterator[Interval]:
@@ -152,13 +155,19 @@ def _steps(values: np.ndarray, key: str, start: float, end: float) -> Iterator[I
             yield Interval(float(begin), float(stop), key, float(values[first]))
 
 
-def _numerics(table, name: str, end: float) -> Iterator[Interval]:
-    "The monitor's numbers, cut to the time of the signals."
-    start = _start(table, 1, name, "Numerics.csv", earliest=-1)
+def _numerics(table, name: str, end: float) -> tuple[list[Interval], int]:
+    "The monitor's numbers, cut to the time of the signals, and how many were impossible."
+    start, steps, impossible = _start(table, 1, name, "Numerics.csv", earliest=-1), [], 0
     for key, column in _NUMERICS.items():
         values = _column(table, column, name, "Numerics.csv").copy()
-        if column == "RESP": values[values == 0] = np.nan
-        yield from _steps(values, key, start, end)
+        wrong = ~np.isnan(values) & ~_between(values, *_POSSIBLE[key])
+        values[wrong | ((column == "RESP") & (values == 0))] = np.nan
+        impossible += int(wrong.sum())
+        steps += _steps(values, key, start, end)
+    return steps, impossible
+
+
+def _between(values, low, high): return (values >= low) & (values <= high)
 
 # %% ../../nbs/cohorts/bidmc.ipynb #115a4254
 def _marks(table, column: str) -> np.ndarray:
@@ -204,7 +213,10 @@ class Bidmc(Cohort):
              about="the monitor's oxygen saturation; a narrow range"))
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
-        "By number; `resp_rate` is the annotators', `monitor_resp_rate` the monitor's."
+        """By number; `resp_rate` is the annotators', `monitor_resp_rate` the monitor's.
+
+        Numbers that cannot be are missing, and counted by the label `impossible_numerics`.
+        """
         folder = Path(folder) / "bidmc_csv"
         for name in _names(folder): yield _recording(folder, name)
 
@@ -218,6 +230,8 @@ def _recording(folder: Path, name: str) -> Recording:
         raise RecordingError(f"{len(waves) / 125:g} s of signals, {len(numerics)} s of numerics",
                              where=name, field="Signals.csv", remedy=f"one is cut: {_FETCH_AGAIN}")
     end = len(waves) / 125
-    return Recording(name, person.subject, _signals(waves, name),
-                     dict(age=person.age, sex=person.sex, ward=person.ward),
-                     (*_numerics(numerics, name, end), *_breaths(breaths, name, end)), CARD.name)
+    numbers, impossible = _numerics(numerics, name, end)
+    labels = dict(age=person.age, sex=person.sex, ward=person.ward)
+    if impossible: labels["impossible_numerics"] = impossible
+    return Recording(name, person.subject, _signals(waves, name), labels,
+                     (*numbers, *_breaths(breaths, name, end)), CARD.name)

@@ -55,6 +55,13 @@ def _whole(row: dict, column: str) -> int:
     return int(number)
 
 
+def _fold(row: dict) -> int:
+    "The publisher's fold, 1 to 10; raises `RecordingError`."
+    if 1 <= (fold := _whole(row, "strat_fold")) <= 10: return fold
+    raise RecordingError(f"{fold} is no fold from 1 to 10", where=row["ecg_id"],
+                         field="strat_fold", remedy="fetch the table again")
+
+
 def patient(number: int) -> str:
     "The subject's name of PTB-XL's `patient_id`, in whichever cohort the recording is found."
     return f"ptb_xl_{number}"
@@ -124,7 +131,7 @@ def _labels(row: dict, superclass_of: dict[str, str]) -> dict:
     dx = scored_classes(challenge_codes(codes, row["heart_axis"].strip()))
     return dict(
         age=read_age(row["age"]), sex={"0": "male", "1": "female"}.get(row["sex"][:1], ""),
-        heart_axis=row["heart_axis"].strip(), strat_fold=_whole(row, "strat_fold"),
+        heart_axis=row["heart_axis"].strip(), strat_fold=_fold(row),
         report=row["report"], scp_codes=json.dumps(codes),
         **indicators("superclass", SUPERCLASSES, classes), **indicators("dx", DX.classes, dx))
 
@@ -168,6 +175,6 @@ def _filtered_labels(row: dict, classes: tuple[str, ...]) -> dict:
     superclass, *others = (_literal(row, o, list) for o in _LISTS)
     statements = sum(others, [])
     dx = scored_classes(challenge_codes(statements + [f"{o}_" for o in statements]))
-    return dict(strat_fold=_whole(row, "strat_fold"), statements=json.dumps(statements),
+    return dict(strat_fold=_fold(row), statements=json.dumps(statements),
                 **indicators("superclass", SUPERCLASSES, superclass),
                 **indicators("dx", classes, dx))

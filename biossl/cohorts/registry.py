@@ -6,8 +6,11 @@
 __all__ = ['Remote', 'Card', 'Task', 'Cohort', 'cohort_names', 'get_cohort', 'at_hand', 'locate']
 
 # %% ../../nbs/cohorts/registry.ipynb #fb38b92c
+import json
+import math
 import shutil
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Iterator
 
@@ -124,8 +127,32 @@ def cohort_names() -> list[str]:
     return sorted(_rooms(), key=lambda o: (o != "simulated", o))
 
 
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _is(value, kind: type) -> bool:
+    "Whether an option's value is of its kind; a truth is no number, and NaN is none either."
+    if kind is bool or isinstance(value, bool): return isinstance(value, bool) and kind is bool
+    if kind is float: return isinstance(value, Real) and math.isfinite(value)
+    return isinstance(value, Integral if kind is int else kind)
+
+
+def _check_kinds(room: type, options: dict):
+    "Raise `RequestError` for the first option whose value is of another kind than its default."
+    for item in fields(room):
+        value = options.get(item.name, item.default)
+        if item.type in _KINDS and not _is(value, item.type):
+            raise RequestError(f"{value!r} is not {_KINDS[item.type]}", where=room.card.name,
+                               field=f"option {item.name}",
+                               remedy=f"its default is {item.name}={json.dumps(item.default)}")
+
+
 def get_cohort(name: str, **options) -> Cohort:
-    "The cohort `name` with these `options`; raises `RequestError` with the nearest names."
+    """The cohort `name` with these `options`, taken as they are.
+
+    Raises `RequestError` for a name that is not known, with the nearest, and for a value of another
+    kind than the option's.
+    """
     rooms = _rooms()
     if name not in rooms:
         raise RequestError(f"no cohort {name}", remedy=nearest(name, rooms))
@@ -133,6 +160,7 @@ def get_cohort(name: str, **options) -> Cohort:
     if unknown := set(options) - set(known):
         raise RequestError(f"no option {', '.join(sorted(unknown))}", where=name,
                            remedy=nearest(sorted(unknown)[0], known) if known else "it has none")
+    _check_kinds(rooms[name], options)
     return rooms[name](**options)
 
 # %% ../../nbs/cohorts/registry.ipynb #a59ec015
