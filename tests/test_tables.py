@@ -301,8 +301,10 @@ def test_runs_are_every_row_seed_and_fold(home):
 
 def test_a_changed_declaration_makes_rows_stale(home):
     from biossl.train.launch import run_key
+    from biossl.train.probe import JUDGE
     records = [dict(key=run_key(o, "data"), row=o.row, cohort=o.cohort, options=dict(o.options),
                     fold=o.fold, folds=o.folds, seed=o.seed, data="data", version="1",
+                    judge_version=JUDGE,
                     schedule=json.loads(json.dumps(vars(o.schedule))))
                for o in TABLE.runs(profile="smoke")]
     from biossl.methods.contract import method_class

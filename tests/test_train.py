@@ -20,7 +20,8 @@ from biossl.data.recordings import Recording, Signal
 from biossl.data.store import Windowing, pack
 from biossl.methods.contract import get_method
 from biossl.train.launch import Run, launch, run_key, split_rows
-from biossl.train.pretrain import batch_rows, pretrain, steps_of, unlabelled
+from biossl.train.loop import batch_rows
+from biossl.train.pretrain import pretrain, steps_of, unlabelled
 from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
 from biossl.train.profiles import Schedule
 
@@ -298,7 +299,7 @@ def toy(home, monkeypatch):
     def source(run):
         if run.cohort != "toy": raise RequestError(f"no cohort {run.cohort}")
         return Toy(**dict(run.options)), run.windowing, None
-    monkeypatch.setattr(launching, "_source", source)
+    monkeypatch.setattr(Run, "source", source)
     pack(Toy(), WINDOWING)
     return lambda row, method, folds=2, **facts: [
         Run(row, method, cohort="toy", windowing=WINDOWING, fold=k, folds=folds,
@@ -380,12 +381,11 @@ def test_side_by_side_or_one_after_the_other_gives_the_same_bits(toy, monkeypatc
 
 
 def test_weights_are_trained_once_for_all_probes_and_on_training_subjects_only(toy, monkeypatch):
-    import biossl.train.pretrain as room
-    seen, train = [], room.pretrain
+    seen, train = [], launching.pretrain
     def spy(method, windows, rows, *rest, **more):
         seen.append(set(windows.labels("subject")[rows]))
         return train(method, windows, rows, *rest, **more)
-    monkeypatch.setattr(room, "pretrain", spy)
+    monkeypatch.setattr(launching, "pretrain", spy)
     out = launch(toy("net", "simclr"), workers=1, progress=False).whole()
     tested = out.predictions.groupby("fold").subject.agg(set)
     assert len(seen) == 2 and all(not a & b for a, b in zip(seen, tested))
@@ -426,7 +426,7 @@ def test_the_key_knows_what_determines_a_run(monkeypatch):
     same = (replace(run, row="b"), replace(run, hyper=()), replace(run, hyper=[["tau", .1]]))
     assert {run_key(o, "data") for o in same} == {key}
     other = [replace(run, **o) for o in (
-        dict(hyper=(("tau", .2),)), dict(method="random_init"), dict(cohort="bidmc"),
+        dict(hyper=(("tau", .2),)), dict(method="clip"), dict(cohort="bidmc"),
         dict(task="x"),
         dict(options=(("subjects", 4),)), dict(windowing=Windowing(seconds=10)), dict(fold=1),
         dict(folds=6), dict(seed=1), dict(split="window"), dict(schedule=Schedule(lr=1)))]

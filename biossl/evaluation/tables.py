@@ -105,25 +105,36 @@ class Table:
         "A `Run` of every row, seed and fold; `options` of the cohort go over the profile's."
         profile, cohort = _profile(profile), cohort or self.cohort
         options = dict(profile.options(cohort)) | dict(options or {})
-        return [self.one_run(row, cohort=cohort, options=tuple(sorted(options.items())), fold=fold,
-                             folds=profile.folds, seed=each, schedule=profile.schedule)
+        where = dict(cohort=cohort, options=tuple(sorted(options.items())), folds=profile.folds,
+                     schedule=profile.schedule)
+        return [self.one_run(row, profile.name, fold=fold, seed=each, **where)
                 for row in self.rows for each in range(seed, seed + profile.seeds)
                 for fold in range(profile.folds)]
 
-    def one_run(self, row: Row, **where):
+    def one_run(self, row: Row, profile: str = "", **where):
         "The `Run` of one row; `where` says cohort, options, fold, folds, seed and schedule."
-        from biossl.data.store import Windowing
-        from biossl.train.launch import Run
+        from biossl.train.runs import Run
         if row.penalties: where["schedule"] = replace(where["schedule"], penalties=row.penalties)
+        where["schedule"] = replace(where["schedule"], **dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
-                   windowing=row.windowing or self.windowing or Windowing(), **where)
+                   judge=row.judge, labels=row.labels,
+                   windowing=self.windows_of(row, where["cohort"], profile), **where)
+
+    def windows_of(self, row: Row, cohort: str, profile: str = ""):
+        "The `Windowing` of a row: shorter windows of the simulator in brief profiles."
+        from biossl.data.store import Windowing
+        from biossl.train.profiles import BRIEF
+        own = row.windowing or self.windowing or Windowing()
+        if not (self.brief and cohort == "simulated" and profile in BRIEF): return own
+        if row.windowing is None: return self.brief
+        return replace(own, seconds=self.brief.seconds, hop=self.brief.hop)
 
     def run(self, cohort: str = "", profile="quick", seed: int = 0, workers="auto", options=None,
             device="auto"):
         "Run whatever is not yet run; the table's frame and what was launched, records told apart."
         from biossl.train.launch import find_device, launch
         device = find_device(device)
-        profile = _profile(profile).on(device)
+        profile = _profile(profile).on(device, self.cut, self.cut_seeds)
         launched = launch(self.runs(cohort, profile, seed, options), workers=workers, device=device,
                           progress=profile.name != "smoke")
         told = dict(table=self.name, profile=profile.name, resamples=profile.resamples,
@@ -232,9 +243,14 @@ def _many(n, noun): return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _training(record) -> str:
-    "The schedule of a trained row; the others have none."
-    if record.get("final_loss") is None: return "not trained"
-    return str(_schedule(record))
+    "How a row was trained: before its labels, with them, or not at all."
+    told = []
+    if record.get("final_loss") is not None: told.append(_schedule(record).pretraining)
+    if record.get("judge") == "finetune":
+        scratch, schedule = record.get("scratch"), _schedule(record)
+        told.append(schedule.from_scratch if scratch else schedule.finetuning)
+    if record.get("labels") == "shuffled": told.append("labels shuffled over subjects")
+    return "; ".join(told or ["not trained"])
 
 
 def _schedule(record):
@@ -397,7 +413,8 @@ def stale_rows(table: Table, records) -> dict[str, str]:
 def _passed(table, record) -> str:
     "Why this record's row is stale; empty if it is not."
     from biossl.methods.contract import method_class
-    from biossl.train.launch import run_key
+    from biossl.train.probe import JUDGE
+    from biossl.train.runs import run_key
     names = [o.name for o in table.rows]
     if record["row"] not in names: return "is declared no longer"
     row = table.row(record["row"])
@@ -405,11 +422,13 @@ def _passed(table, record) -> str:
         schedule = _schedule(record)
         run = table.one_run(row, cohort=record["cohort"], options=tuple(record["options"].items()),
                             fold=record["fold"], folds=record["folds"], seed=record["seed"],
-                            schedule=schedule)
+                            schedule=schedule, profile=record.get("profile", ""))
         if run_key(run, record["data"], record.get("device", "cpu")) == record["key"]: return ""
         version = method_class(row.method).version
     except BiosslError as e: return f"can no longer be run: {e}"
     if version != record["version"]: return f"version {record['version']}, now {version}"
+    judge = record.get("judge_version", "1")
+    if judge != JUDGE: return f"judged by version {judge}, now {JUDGE}"
     return "its configuration has changed"
 
 
