@@ -74,14 +74,20 @@ class BYOL(Branched):
         move(list(self.teacher.parameters()), list(student.parameters()), None)
         for mine, theirs in zip(self.teacher.buffers(), student.buffers()): mine.copy_(theirs)
 
-    def loss(self, batch, generator):
-        "The mean over signals of both directions' `2 - 2 cos`, between two augmented views."
+    def views(self, batch, generator):
+        "Two augmented views."
         rates = dict(self.config.rates)
+        pairs = {key: [augment(x, generator, rates[key]) for _ in range(2)]
+                 for key, x in self.windows(batch).items()}
+        return [{key: pair[i] for key, pair in pairs.items()} for i in range(2)]
+
+    def forward(self, views):
+        "The mean over signals of both directions' `2 - 2 cos`."
         parts = {}
-        for key, x in self.windows(batch).items():
-            views = torch.cat([augment(x, generator, rates[key]) for _ in range(2)])
-            with torch.no_grad(): first, second = _projected(self.teacher, key, views)
-            a, b = (self.predictors[key](z) for z in _projected(self, key, views))
+        for key in self.signals:
+            both = torch.cat([view[key] for view in views])
+            with torch.no_grad(): first, second = _projected(self.teacher, key, both)
+            a, b = (self.predictors[key](z) for z in _projected(self, key, both))
             parts[key] = byol_loss(a, second) + byol_loss(b, first)
         return Loss(torch.stack(list(parts.values())).mean(), parts)
 

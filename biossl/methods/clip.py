@@ -16,7 +16,7 @@ from ..data.errors import MethodError
 from .branches import Branched
 from .contract import Loss, check_method, get_method
 from ..nn.layers import parameters
-from ..nn.losses import cosine_logits, info_nce, paired
+from ..nn.losses import cosine_logits, gathered, info_nce, paired
 
 # %% ../../nbs/methods/clip.ipynb #a569404d
 class CLIP(Branched):
@@ -40,13 +40,18 @@ class CLIP(Branched):
         if self.config.learned_tau:
             self.scale = nn.Parameter(torch.tensor(math.log(1 / self.config.tau)))
 
-    def loss(self, batch, generator):
+    def views(self, batch, generator):
+        "The windows as they are."
+        return [self.windows(batch)]
+
+    def forward(self, views):
         "The cross-entropy of pairing the two signals, mean of both directions."
-        a, b = (self.projectors[key](h) for key, h in self.encode(self.windows(batch)).items())
+        a, b = (self.projectors[key](h) for key, h in self.encode(*views).items())
         if not self.config.learned_tau: return Loss(info_nce(a, b, self.config.tau))
         with torch.autocast(a.device.type, enabled=False):
             scale = self.scale.exp().clamp(max=100)
-            return Loss(paired(scale * cosine_logits(a, b, 1.0)), dict(scale=scale.detach()))
+            logits = scale * cosine_logits(gathered(a), gathered(b), 1.0)
+            return Loss(paired(logits), dict(scale=scale.detach()))
 
 
 #: TSTA-Net's temperature, to compare like with like.

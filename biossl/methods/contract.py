@@ -56,9 +56,17 @@ class Method(nn.Module):
         "The keys of a batch that it reads."
         return self.signals
 
-    def loss(self, batch: Mapping, generator: torch.Generator) -> Loss:
-        "The loss of a batch; views are drawn from `generator`, dropout from torch's own state."
+    def views(self, batch: Mapping, generator: torch.Generator) -> list[dict[str, torch.Tensor]]:
+        "All that is drawn from `generator` for the loss of a batch: named tensors `(N, ...)`."
         raise MethodError("has no loss: it is only embedded and probed", where=self.name)
+
+    def forward(self, views: list[dict[str, torch.Tensor]]) -> Loss:
+        "The loss of what was drawn; dropout draws from torch's own state."
+        raise NotImplementedError
+
+    def loss(self, batch: Mapping, generator: torch.Generator) -> Loss:
+        "The loss of a batch."
+        return self(self.views(batch, generator))
 
     def embed(self, batch: Mapping) -> torch.Tensor:
         "The embedding `(N, D)` of a batch; NaN where a window gives none."
@@ -205,6 +213,7 @@ def check_method(method: Method, batch: Mapping, *, tolerance: float = 1e-4) -> 
     _check_embedding(method, seen, tolerance)
     _check_kept(method, seen)
     if method.trains: _check_loss(method, seen)
+    if type(method).head is not Method.head: _check_head(method, seen)
 
 
 def _refuse(method, problem): raise MethodError(problem, where=method.name)
@@ -250,13 +259,42 @@ def _check_loss(method, batch, steps: int = 8):
     first.backward()
     if idle := [k for k, p in learner.named_parameters() if p.requires_grad and p.grad is None]:
         _refuse(method, f"has weights that its loss never reaches: {', '.join(idle)}")
+    _follow(learner, batch, steps)
+    if not _drawn(learner, batch) < first:
+        _refuse(method, f"has a loss that does not fall in {steps} steps")
+    _check_teacher(method, learner)
+    before, after = (_embedded(o.eval(), batch).std(0).mean() for o in (method, learner))
+    if after < before / 100: _refuse(method, "collapses: all windows get one embedding")
+
+
+def _follow(learner, batch, steps):
+    "Some steps down the loss of `batch`, as the training loop takes them."
     optimiser = torch.optim.Adam(learner.parameters(), 1e-3)
-    for _ in range(steps):
+    for step in range(steps):
         optimiser.zero_grad()
         _drawn(learner, batch).backward()
         optimiser.step()
-    if not _drawn(learner, batch) < first:
-        _refuse(method, f"has a loss that does not fall in {steps} steps")
+        with torch.no_grad(): learner.after_step(step, steps)
+
+
+def _check_teacher(method, learner):
+    "Whoever has an `after_step` moves something in it that the optimiser does not."
+    if type(method).after_step is Method.after_step: return
+    led = {k for k, p in method.named_parameters() if p.requires_grad}
+    now = learner.state_dict()
+    if all(torch.equal(v, now[k]) for k, v in method.state_dict().items() if k not in led):
+        _refuse(method, "has an `after_step` that moves nothing")
+
+
+def _check_head(method, batch):
+    "A classifier fits on the embedding, and gradients go through both."
+    import copy
+    learner = copy.deepcopy(method).train()
+    with seeded(1): logits = learner.head(3)(learner.embed(batch))
+    if logits.shape[1:] != (3,): _refuse(method, f"has a head of shape {tuple(logits.shape)}")
+    logits.square().sum().backward()
+    if all(p.grad is None for p in learner.parameters()):
+        _refuse(method, "gives no gradient to its weights when it is fine-tuned")
 
 
 def _drawn(method, batch) -> torch.Tensor:

@@ -33,14 +33,17 @@ class SimCLR(Branched):
         super().__init__(config)
         self.projectors = nn.ModuleDict({key: Projector(self.vector_width) for key in self.signals})
 
-    def loss(self, batch, generator):
-        "The mean over signals of NT-Xent between two augmented views."
+    def views(self, batch, generator):
+        "Two augmented views."
         rates, windows = dict(self.config.rates), self.windows(batch)
-        views = [{key: augment(x, generator, rates[key]) for key, x in windows.items()}
-                 for _ in range(2)]
+        return [{key: augment(x, generator, rates[key]) for key, x in windows.items()}
+                for _ in range(2)]
+
+    def forward(self, views):
+        "The mean over signals of NT-Xent between the two."
         first, second = ({key: self.projectors[key](h) for key, h in self.encode(view).items()}
                          for view in views)
-        parts = {key: nt_xent(first[key], second[key], self.config.tau) for key in windows}
+        parts = {key: nt_xent(first[key], second[key], self.config.tau) for key in self.signals}
         return Loss(torch.stack(list(parts.values())).mean(), parts)
 
 

@@ -15,8 +15,8 @@ from ..data.errors import MethodError, nearest
 from .branches import Branched
 from .contract import Loss, check_method, get_method
 from ..nn.layers import Projector, parameters
-from ..nn.losses import info_nce, nt_xent
-from ..nn.views import RECIPES, augment
+from ..nn.losses import gathered, info_nce, nt_xent
+from ..nn.views import RECIPES, augment, drawn
 
 # %% ../../nbs/methods/tsta.ipynb #be6b6b8a
 READINGS = ("A", "A_sum", "B")   #: of the weights of the loss
@@ -51,29 +51,33 @@ class TSTA(Branched):
                                   remedy=nearest(value, known))
         self.projector = Projector(self.vector_width)
 
-    def loss(self, batch, generator):
+    def views(self, batch, generator):
+        "The two views of each signal, itself or augmented, and augmented; and wrong partners if so."
+        rates, recipe = dict(self.config.rates), RECIPES[self.config.views]
+        windows = self.windows(batch)
+        def view():
+            return {key: augment(x, generator, rates[key], recipe) for key, x in windows.items()}
+        views = [windows if self.config.original else view(), view()]
+        if self.config.pairs == "own" or len(self.signals) < 2: return views
+        x = windows[self.signals[0]]
+        return [*views, dict(partner=drawn(
+            lambda n, g: torch.randperm(n, generator=g, device=x.device), len(x), generator))]
+
+    def forward(self, views):
         "The total of the readings, and its parts by signal and across."
-        first, second = self.encode_views(*self._views(self.windows(batch), generator))
-        z = [{key: self.projector(h) for key, h in view.items()} for view in (first, second)]
+        first, second, *mixed = views
+        z = [{key: self.projector(h) for key, h in view.items()}
+             for view in self.encode_views(first, second)]
         parts = {key: nt_xent(z[0][key], z[1][key], self.config.tau) for key in self.signals}
-        if len(self.signals) == 2: parts["cross"] = self._across(z, generator)
+        if len(self.signals) == 2: parts["cross"] = self._across(z, *mixed)
         return Loss(self._total(parts), parts)
 
-    def _views(self, windows, generator):
-        "The two views of each signal: itself or augmented, and augmented."
-        rates, recipe = dict(self.config.rates), RECIPES[self.config.views]
-        def drawn():
-            return {key: augment(x, generator, rates[key], recipe) for key, x in windows.items()}
-        return windows if self.config.original else drawn(), drawn()
-
-    def _across(self, z, generator):
+    def _across(self, z, mixed=None):
         "The loss of pairing the signals."
         c, (ecg, ppg) = self.config, self.signals
         views = [(0, 0)] if c.cross_views == "first" else [(0, 0), (0, 1), (1, 0), (1, 1)]
-        n, device = len(z[0][ppg]), z[0][ppg].device
-        mixed = c.pairs == "shuffled"
-        other = torch.randperm(n, generator=generator, device=device) if mixed else slice(None)
-        losses = [info_nce(z[i][ecg], z[j][ppg][other], c.tau, c.symmetric) for i, j in views]
+        def other(j): return gathered(z[j][ppg])[mixed["partner"]] if mixed else z[j][ppg]
+        losses = [info_nce(z[i][ecg], other(j), c.tau, c.symmetric) for i, j in views]
         return torch.stack(losses).mean()
 
     def _total(self, parts):

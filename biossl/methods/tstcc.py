@@ -6,6 +6,7 @@
 __all__ = ['EMBEDS', 'PUBLISHED', 'ContextBlock', 'Foreteller', 'horizon', 'TSTCC']
 
 # %% ../../nbs/methods/tstcc.ipynb #4498c982
+import math
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +16,9 @@ from ..data.errors import MethodError, nearest
 from .branches import Branched
 from .contract import Loss, Method, check_method, get_method
 from ..nn.encoders import STEM, Branches, Stem
-from ..nn.layers import Dropout, parameters
+from ..nn.layers import Dropout, parameters, stacked
 from ..nn.losses import nt_xent, temporal_contrast, unit
-from ..nn.views import jitter, permute, scaling
+from ..nn.views import drawn_once, jitter, permute, scaling
 
 # %% ../../nbs/methods/tstcc.ipynb #0c050d6f
 class ContextBlock(nn.Module):
@@ -30,16 +31,18 @@ class ContextBlock(nn.Module):
         self.each = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), Dropout(drop),
                                   nn.Linear(hidden, width))
 
-    def forward(self, x):
-        "The tokens, changed."
-        x = x + self.drop(self._attend(self.norms[0](x)))
+    def forward(self, x, seen=None):
+        "The tokens, changed; `seen (L,)` says which of them are looked at, if not all."
+        x = x + self.drop(self._attend(self.norms[0](x), seen))
         return x + self.drop(self.each(self.norms[1](x)))
 
-    def _attend(self, x):   # in plain steps: fused, its gradient takes far longer in bfloat16 on CPUs
+    def _attend(self, x, seen):   # in plain steps: fused, its gradient takes far longer in bfloat16
         n, length, width = x.shape
         parts = self.taken(x).view(n, length, 3, self.heads, width // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)
-        weights = (query * width ** -0.5 @ key.transpose(-1, -2)).softmax(-1)
+        logits = query * width ** -0.5 @ key.transpose(-1, -2)
+        if seen is not None: logits = logits.masked_fill(~seen, -math.inf)
+        weights = logits.softmax(-1)
         gathered = weights.to(value.dtype) @ value
         return self.given(gathered.transpose(1, 2).reshape(n, length, width))
 
@@ -50,18 +53,23 @@ class Foreteller(nn.Module):
         super().__init__()
         self.stem, self.into = Stem(), nn.Linear(STEM[-1][0], width)
         self.first = nn.Parameter(torch.randn(width))
-        self.blocks = nn.Sequential(*(ContextBlock(width, heads, hidden, drop)
-                                      for _ in range(depth)))
+        self.blocks = nn.ModuleList(ContextBlock(width, heads, hidden, drop) for _ in range(depth))
 
     def tokens(self, x):
         "The tokens `(N, L, 128)` of windows `(N, 1, T)`, each of length 1."
         return unit(self.stem(x)).transpose(1, 2)
 
-    def context(self, tokens):
-        "What the class token gathers from `tokens (N, L, 128)`: `(N, width)`."
+    def context(self, tokens, past=None):
+        """What the class token gathers from `tokens (N, L, 128)`: `(N, width)`; from the first
+        `past` of them, if given. Runs in one model, each with a `past` of its own, hide the rest."""
+        seen = None
+        if past is not None and stacked():
+            seen = torch.arange(tokens.shape[1] + 1, device=tokens.device) <= past
+        elif past is not None: tokens = tokens[:, :int(past)]
         x = self.into(tokens)
-        first = self.first.to(x.dtype).expand(len(x), 1, -1)
-        return self.blocks(torch.cat([first, x], 1))[:, 0]
+        x = torch.cat([self.first.to(x.dtype).expand(len(x), 1, -1), x], 1)
+        for block in self.blocks: x = block(x, seen)
+        return x[:, 0]
 
     def forward(self, x):
         "The context of the whole window."
@@ -118,34 +126,44 @@ class TSTCC(Method):
 
     windows = Branched.windows
 
-    def loss(self, batch, generator):
-        "The mean over signals of both temporal parts and 0.7 of the contextual one."
-        parts = {key: self._foretelling(key, x, generator)
-                 for key, x in self.windows(batch).items()}
-        return Loss(torch.stack(list(parts.values())).mean(), parts)
+    def views(self, batch, generator):
+        "The weak and the strong view, and how many tokens the context sees."
+        made = {key: self._drawn(key, x, generator) for key, x in self.windows(batch).items()}
+        return [{key: o[i] for key, o in made.items()} for i in range(3)]
 
-    def _foretelling(self, key, x, generator):
-        "One signal's loss."
-        c, branch, steps = self.config, self.encoders[key], self.steps[key]
+    def _drawn(self, key, x, generator):
+        "One signal's views."
+        c = self.config
         weak = scaling(x, generator)
         strong = jitter(permute(x, generator, c.segments), generator, c.noise, c.noise)
+        return weak, strong, self._past(key, x, generator)
+
+    def _past(self, key, x, generator):
+        "How many tokens the context sees: at least one, and so many that the future fits in."
+        tokens = -(-x.shape[-1] // 8)
+        most = tokens - self.steps[key]
+        if most < 1:
+            raise MethodError(f"cannot foretell {self.steps[key]} of {tokens} tokens",
+                              where=self.name, field=key, remedy="longer windows, or fewer `steps`")
+        return 1 + drawn_once(
+            lambda n, g: torch.randint(most, (n,), generator=g, device=x.device), len(x), generator)
+
+    def forward(self, views):
+        "The mean over signals of both temporal parts and 0.7 of the contextual one."
+        parts = {key: self._foretelling(key, *(o[key] for o in views)) for key in self.signals}
+        return Loss(torch.stack(list(parts.values())).mean(), parts)
+
+    def _foretelling(self, key, weak, strong, past):
+        "One signal's loss."
+        branch, steps, past = self.encoders[key], self.steps[key], past[0]
         tokens = branch.tokens(torch.cat([weak, strong]))
-        past = self._past(key, tokens, generator)
-        context = branch.context(tokens[:, :past])
+        context = branch.context(tokens, past)
         foretold = self.maps[key](context).unflatten(1, (steps, -1)).chunk(2)
-        coming = tokens[:, past:past + steps].chunk(2)
+        coming = tokens[:, past + torch.arange(steps, device=past.device)].chunk(2)
         temporal = (temporal_contrast(coming[1], foretold[0])
                     + temporal_contrast(coming[0], foretold[1]))
         seen = [self.projectors[key](o) for o in context.chunk(2)]
-        return temporal + c.contextual * nt_xent(*seen, c.tau)
-
-    def _past(self, key, tokens, generator) -> int:
-        "How many tokens the context sees: at least one, and so many that the future fits in."
-        most = tokens.shape[1] - self.steps[key]
-        if most < 1:
-            raise MethodError(f"cannot foretell {self.steps[key]} of {tokens.shape[1]} tokens",
-                              where=self.name, field=key, remedy="longer windows, or fewer `steps`")
-        return 1 + int(torch.randint(most, (), generator=generator, device=tokens.device))
+        return temporal + self.config.contextual * nt_xent(*seen, self.config.tau)
 
     def embed(self, batch):
         "The contexts of the full windows side by side, `(N, width S)`; or all tokens."
