@@ -171,11 +171,12 @@ class _Judged:
     schedule: str
 
     @property
-    def subjects(self) -> set:
-        return set().union(*(o.subjects.tolist() for o in self.seeds.values()))
+    def subjects(self) -> dict:
+        "Who was asked, by seed."
+        return {seed: frozenset(o.subjects.tolist()) for seed, o in self.seeds.items()}
 
     def only(self, subjects) -> dict:
-        return {seed: o.only(sorted(subjects)) for seed, o in self.seeds.items()}
+        return {seed: self.seeds[seed].only(sorted(people)) for seed, people in subjects}
 
 
 def compute(table: Table, predictions, records):
@@ -247,8 +248,9 @@ def _training(record) -> str:
     told = []
     if record.get("final_loss") is not None: told.append(_schedule(record).pretraining)
     if record.get("judge") == "finetune":
-        scratch, schedule = record.get("scratch"), _schedule(record)
-        told.append(schedule.from_scratch if scratch else schedule.finetuning)
+        schedule = _schedule(record)
+        told.append(schedule.from_scratch if record.get("scratch")
+                    else schedule.finetuning if told else schedule.only_finetuning)
     if record.get("labels") == "shuffled": told.append("labels shuffled over subjects")
     return "; ".join(told or ["not trained"])
 
@@ -299,7 +301,7 @@ class _Cells:
                 record.get("profile", ""), judged.schedule)
 
     def estimate(self, row, metric, subjects=None):
-        "The estimate of a row, on all its subjects or on these."
+        "The estimate of a row, on all its subjects or on these (pairs of seed and people)."
         key = row, metric, subjects
         if key not in self._made:
             judged = self.judged[row]
@@ -312,13 +314,19 @@ class _Cells:
         versus = self.table.versus
         if not versus or versus == row or not self.judged[versus].seeds: return np.nan, np.nan
         sides = [self.judged[o].subjects for o in (row, versus)]
-        common = frozenset(sides[0] & sides[1]) if sides[0] != sides[1] else None
-        if common is not None and not common: return np.nan, np.nan
+        common = _common(*sides) if sides[0] != sides[1] else None
+        if common == (): return np.nan, np.nan
         found = difference(*(self.estimate(o, metric, common) for o in (row, versus)))
         return found.value, found.p
 
     def _any(self) -> dict:
         return next((o.record for o in self.judged.values() if o.record), {})
+
+
+def _common(one: dict, other: dict) -> tuple:
+    "Pairs of a seed that both have and the people whom both were asked about in it."
+    pairs = ((seed, one[seed] & other[seed]) for seed in one if seed in other)
+    return tuple((seed, people) for seed, people in pairs if people)
 
 
 def _printed(table, row, metric) -> float:
@@ -375,11 +383,19 @@ def _stored(folder):
     try:
         path = folder / "runs.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines()
-        records = [json.loads(o) for o in lines if o.strip()]
+        records = [_record_of(o) for o in lines if o.strip()]
         path = folder / "predictions.parquet"
         return pd.read_parquet(path), records
     except (OSError, ValueError) as e:
         raise StoreError(f"cannot be read: {e}", where=path, remedy="run the table again") from e
+
+
+def _record_of(line: str) -> dict:
+    "The record that a line of runs.jsonl tells; raises `ValueError` if it tells none."
+    record = json.loads(line)
+    if not isinstance(record, dict) or not {"table", "row", "fold", "seed"} <= set(record):
+        raise ValueError(f"this line is no record of a run: {line[:60]}")
+    return record
 
 
 def rebuild(folder, tables, write: bool = True) -> dict[Path, bool]:

@@ -55,29 +55,37 @@ class Schedule:
     @property
     def pretraining(self) -> str:
         "Pre-training in words; what is as usual is not told."
-        return ", ".join([f"{self.epochs} epochs", *self._common(self.lr)])
+        return ", ".join([_many(self.epochs), *self._common(self.lr)])
 
     @property
     def finetuning(self) -> str:
-        "Fine-tuning in words."
-        return f"fine-tuned {self.tune_epochs} epochs, lr {self.tune_lr:g}"
+        "Fine-tuning in words, after pre-training."
+        return f"fine-tuned {_many(self.tune_epochs)}, lr {self.tune_lr:g}"
+
+    @property
+    def only_finetuning(self) -> str:
+        "Fine-tuning in words, where nothing was pre-trained."
+        return ", ".join([f"fine-tuned {_many(self.tune_epochs)}", *self._common(self.tune_lr)])
 
     @property
     def from_scratch(self) -> str:
         "Supervised training from random weights in words: as many epochs as both together."
-        epochs = f"{self.epochs + self.tune_epochs} epochs"
+        epochs = _many(self.epochs + self.tune_epochs)
         return ", ".join([f"supervised {epochs}", *self._common(self.lr)])
 
     def __str__(self): return f"{self.pretraining}; {self.finetuning}"
 
     def _common(self, lr) -> list[str]:
         told = [f"batch {self.batch}", f"lr {lr:g}"]
-        if self.steps: told.insert(0, f"{self.steps} steps")
+        if self.steps: told.insert(0, f"at most {_many(self.steps, 'step')}")
         if self.every > 1: told.append(f"every {_ordinal(self.every)} window")
         if self.precision != "float32": told.append(self.precision)
         if self.optimiser != "adamw": told.append(f"{self.optimiser} with L2")
         if self.weight_decay != 0.01: told.append(f"weight decay {self.weight_decay:g}")
         return told
+
+
+def _many(n: int, what: str = "epoch") -> str: return f"{n} {what}" + "s" * (n != 1)
 
 
 def _ordinal(n: int) -> str: return {1: "1st", 2: "2nd", 3: "3rd"}.get(n, f"{n}th")
@@ -125,7 +133,8 @@ NIGHT = Schedule(epochs=15, lr=8e-4, every=2, tune_epochs=10, tune_lr=4e-4, prec
 BRIEF = ("smoke", "quick")   #: profiles in which a table looks at shorter windows of the simulator
 
 PROFILES = {o.name: o for o in (
-    Profile("smoke", Schedule(epochs=1, steps=1), subjects=6, seconds=90.0, folds=2, resamples=200),
+    Profile("smoke", Schedule(epochs=1, steps=1, tune_epochs=1), subjects=6, seconds=90.0, folds=2,
+            resamples=200),
     Profile("quick", Schedule(epochs=3, lr=1e-3, tune_epochs=3, tune_lr=1e-3, precision="auto")),
     Profile("paper", Schedule(), subjects=100, seconds=1200.0, seeds=5,
             cut=Schedule(epochs=20, lr=3e-4)),
