@@ -277,12 +277,12 @@ def _follow(learner, batch, steps):
         with torch.no_grad(): learner.after_step(step, steps)
 
 
-def _check_teacher(method, learner):
-    "Whoever has an `after_step` moves something in it that the optimiser does not."
+def _check_teacher(method, learner, steps: int = 8):
+    "Whoever has an `after_step` moves something in it, once the weights have moved."
     if type(method).after_step is Method.after_step: return
-    led = {k for k, p in method.named_parameters() if p.requires_grad}
-    now = learner.state_dict()
-    if all(torch.equal(v, now[k]) for k, v in method.state_dict().items() if k not in led):
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    with torch.no_grad(): learner.after_step(0, steps)
+    if all(torch.equal(v, before[k]) for k, v in learner.state_dict().items()):
         _refuse(method, "has an `after_step` that moves nothing")
 
 
