@@ -97,5 +97,6 @@ def _projected(network, key, views):
     return [network.projectors[key](h) for h in network.encoders[key](views).chunk(2)]
 
 
-#: As published for images: wider projector and predictor (and LARS, batches of 4,096, 1,000 epochs).
+#: As published for images: wider projector and predictor. (And LARS, batches of 4,096, 1,000
+#: epochs, which are a schedule's.)
 PUBLISHED = (("projector_hidden", 4096), ("projector_out", 256))
