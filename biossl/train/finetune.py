@@ -57,15 +57,18 @@ def tuning_epochs(method, schedule) -> int:
 def _course(method, head, rows, codes, classes, schedule) -> Course:
     of_row = dict(zip(rows.tolist(), codes.tolist()))
 
-    def loss(batch, taken, generator):
-        logits = head(method.embed(batch)).float()
-        truth = torch.tensor([of_row[o] for o in taken.tolist()], device=logits.device)
-        return F.cross_entropy(logits, truth)
+    def draw(batch, taken, generator):
+        device = next(iter(batch.values())).device
+        return [batch, dict(truth=torch.tensor([of_row[o] for o in taken.tolist()], device=device))]
+
+    def loss(drawn):
+        batch, told = drawn
+        return F.cross_entropy(head(method.embed(batch)).float(), told["truth"])
 
     slow, fast = ((schedule.lr,) * 2 if method.scratch else (schedule.tune_lr, schedule.head_lr))
     per_epoch = -(-len(rows) // min(schedule.batch, len(rows)))
     return Course(
-        nn.ModuleDict(dict(method=method, head=head)), method.keys, loss,
+        nn.ModuleDict(dict(method=method, head=head)), method.keys, draw, loss,
         [dict(params=method.parameters(), lr=slow), dict(params=head.parameters(), lr=fast)],
         schedule, per_epoch, bounded(schedule, tuning_epochs(method, schedule), per_epoch),
         dict(method=method.name, version=method.version, config=asdict(method.config),
