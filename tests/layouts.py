@@ -9,12 +9,13 @@ def waves(channels: int, samples: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (samples, channels))
 
 
-def write_wfdb(folder, name, channels, rate, *, samples=500, comments=(), fmt="16", seed=0):
+def write_wfdb(folder, name, channels, rate, *, samples=500, comments=(), fmt="16", seed=0,
+               values=None):
     "A record whose `channels` are pairs of name and unit; gives the samples `(samples, channels)`."
     import wfdb
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    values = waves(len(channels), samples, seed)
+    values = waves(len(channels), samples, seed) if values is None else values
     wfdb.wrsamp(name, fs=rate, units=[o[1] for o in channels], sig_name=[o[0] for o in channels],
                 p_signal=values, fmt=[fmt] * len(channels), comments=list(comments),
                 write_dir=str(folder))
@@ -84,4 +85,23 @@ def write_challenge_2015(folder, alarms, *, channels=(("II", "mV"), ("PLETH", "N
                    comments=[kind, "True alarm" if true else "False alarm"])
     (inner / "RECORDS").write_text("".join(f"{o[0]}\n" for o in alarms))
     (inner / "ALARMS").write_text("".join(f"{n},{k},{int(t)}\n" for n, k, t in alarms))
+    return Path(folder)
+
+
+def write_beating_perform(folder, people, seconds=65):
+    "MIMIC PERform AF's layout with hearts that beat: simulated `people` of each class."
+    from biossl.cohorts.simulated import Simulated
+    told = {0: [], 1: []}
+    cohort = Simulated(subjects=20 * people, seconds=float(seconds))
+    for i in range(cohort.subjects):
+        if len(told[af := int(cohort.patient(i).af)]) < people: told[af].append(i)
+    for group, numbers in (("af", told[1]), ("non_af", told[0])):
+        inner, names = Path(folder) / f"mimic_perform_{group}_wfdb", []
+        for k, i in enumerate(numbers, 1):
+            sim, name = cohort.simulation(i), f"mimic_perform_{group}_{k:03}"
+            channels = [("PPG, Fingertip", "NU"), ("ECG, bedside monitor, lead II", "mV")]
+            write_wfdb(inner, name, channels, 125, values=np.stack([sim.ppg[0, 0], sim.ecg[0, 0]], 1),
+                       comments=[f"<Original Subject ID>: p{i:06}"])
+            names.append(name)
+        (inner / "RECORDS").write_text("\n".join(names) + "\n")
     return Path(folder)

@@ -1,7 +1,7 @@
 """The synchronous ECG and PPG cohorts: small copies of their layouts, traps, the real ones."""
 import math
 from collections import Counter, namedtuple
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from biossl.cohorts.bidmc import Bidmc
 from biossl.cohorts.challenge_2015 import ALARM_TYPES, Challenge2015
 from biossl.cohorts.mimic_perform_af import MimicPerformAf
 from biossl.cohorts.registry import at_hand, cohort_names, get_cohort, locate
-from biossl.data.errors import BiosslError, CohortError, RecordingError, RequestError
+from biossl.data.errors import BiosslError, CohortError, RecordingError, RequestError, StoreError
 from biossl.data.store import Windowing, pack
 
 ALL = (MimicPerformAf, Bidmc, Challenge2015)
@@ -52,6 +52,58 @@ def test_a_cohort_is_known_complete_and_at_hand_where_its_layout_is(kind, home):
         assert {o.key for o in cohort.tasks} <= keys
         assert all(one.labels[o.key] in o.classes for o in cohort.tasks if o.classes)
 
+
+
+PACKED = Windowing(signals=(("ecg", 0.0), ("ppg", 0.0)), seconds=30, hop=30, beats=())
+
+
+def packed_bidmc(folder, monkeypatch, numbers=(1,)):
+    "BIDMC below `folder`, packed; afterwards the recordings are gone."
+    for i in numbers: write_bidmc(folder / "bidmc", i, f"s{i}")
+    monkeypatch.setenv("BIOSSL_DATA", str(folder))
+    windows = pack(Bidmc(), PACKED, locate(Bidmc()))
+    monkeypatch.delenv("BIOSSL_DATA")
+    return windows
+
+
+def test_packed_windows_stand_in_for_recordings_that_are_not_here(home, tmp_path, monkeypatch):
+    windows = packed_bidmc(tmp_path, monkeypatch)
+    assert locate(Bidmc()) == windows.folder
+    assert pack(Bidmc(), PACKED, locate(Bidmc())).folder == windows.folder
+    with pytest.raises(StoreError, match="bidmc: .*only other windows.*BIOSSL_DATA"):
+        pack(Bidmc(), replace(PACKED, seconds=20), locate(Bidmc()))
+    with pytest.raises(BiosslError, match="bidmc"): read(Bidmc(), locate(Bidmc()))
+    assert at_hand(Bidmc()) == ""
+    monkeypatch.setattr(Bidmc, "reader", "another")   # it would read something else by now
+    with pytest.raises(CohortError, match="is not at hand"): locate(Bidmc())
+
+
+def test_packed_windows_of_other_options_do_not_stand_in(home, tmp_path, monkeypatch):
+    write_challenge_2015(tmp_path / "challenge_2015", [("a1l", "Asystole", True)])
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path))
+    pack(Challenge2015(forecast=False), PACKED, locate(Challenge2015()))
+    monkeypatch.delenv("BIOSSL_DATA")
+    assert locate(Challenge2015(forecast=False)).parent == home / "store"
+    with pytest.raises(CohortError, match="is not at hand"): locate(Challenge2015())
+
+
+def test_packed_windows_of_several_sets_of_recordings_are_not_guessed_between(
+        home, tmp_path, monkeypatch):
+    part = packed_bidmc(tmp_path / "part", monkeypatch)
+    whole = packed_bidmc(tmp_path / "whole", monkeypatch, (1, 2))
+    with pytest.raises(CohortError, match=f"(?=.*{part.key})(?=.*{whole.key})"): locate(Bidmc())
+    assert locate(get_cohort("simulated")) is None
+
+
+def test_a_store_of_before_learns_what_it_was_made_of(home, tmp_path, monkeypatch):
+    origin = packed_bidmc(tmp_path, monkeypatch).folder / "made_of.json"
+    told = origin.read_bytes()
+    origin.unlink()
+    with pytest.raises(CohortError, match="is not at hand"): locate(Bidmc())
+    assert packed_bidmc(tmp_path, monkeypatch).folder == origin.parent
+    assert origin.read_bytes() == told and locate(Bidmc()) == origin.parent
+    origin.write_text("{")
+    with pytest.raises(StoreError, match="made_of.json.*pack again"): locate(Bidmc())
 
 
 OPTIONS = [(name, o) for name in cohort_names() for o in fields(type(get_cohort(name)))]

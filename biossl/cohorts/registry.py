@@ -17,6 +17,7 @@ from typing import Iterator
 from ..data.errors import CohortError, RequestError, nearest
 from ..data.places import data_folders, home
 from ..data.recordings import Recording
+from ..data.store import origin, stores_of
 
 # %% ../../nbs/cohorts/registry.ipynb #41009b35
 @dataclass(frozen=True)
@@ -100,10 +101,19 @@ class Cohort:
         return sum(1 for _ in Path(folder).glob(self.pattern))
 
     def fingerprint(self, folder: Path) -> dict:
-        "What determines the recordings: name, options, reader, and each file's path and size."
-        files = sorted((o.relative_to(folder).as_posix(), o.stat().st_size)
-                       for o in Path(folder).rglob("*") if o.is_file()) if folder else []
-        return dict(cohort=self.name, options=asdict(self), reader=self.reader, files=files)
+        """What determines the recordings: name, options, reader, and each file's path and size.
+
+        If `folder` is a store, the files are those it was made of.
+        """
+        return dict(cohort=self.name, options=asdict(self), reader=self.reader,
+                    files=_files(folder) if folder else [])
+
+
+def _files(folder: Path) -> list:
+    "Path and size of each file below `folder`, or of those that the store there was made of."
+    if made_of := origin(folder): return made_of["files"]
+    return sorted((o.relative_to(folder).as_posix(), o.stat().st_size)
+                  for o in Path(folder).rglob("*") if o.is_file())
 
 # %% ../../nbs/cohorts/registry.ipynb #ee07aee0
 def _rooms() -> dict[str, type]:
@@ -184,7 +194,11 @@ def at_hand(cohort: Cohort) -> str:
 
 
 def locate(cohort: Cohort) -> Path | None:
-    "The cohort's folder (None for a simulated one), unpacking its archive if need be."
+    """The cohort's folder (None for a simulated one), unpacking its archive if need be.
+
+    Where the recordings are not at hand but windows of them are packed, it is the store's folder:
+    `pack` finds every store made of the same recordings by it.
+    """
     if not cohort.layout: return None
     for folder in _places(cohort.name):
         if (folder / cohort.layout).exists(): return folder
@@ -196,7 +210,18 @@ def locate(cohort: Cohort) -> Path | None:
         shutil.rmtree(folder)   # or it would stand in the right archive's way
         raise CohortError(f"{archive} does not hold {cohort.layout}", where=cohort.name,
                           remedy="check the archive against the publisher's layout")
+    if store := _store(cohort): return store
     looked = ", ".join(str(o) for o in _places(cohort.name))
     raise CohortError(f"is not at hand (looked in {looked})", where=cohort.name,
                       remedy=f"biossl fetch {cohort.name}, or name its parent folder in "
                              "BIOSSL_DATA")
+
+
+def _store(cohort: Cohort) -> Path | None:
+    "A store of the cohort's windows; raises `CohortError` if two are of different recordings."
+    stores = stores_of(cohort)
+    if len({json.dumps(origin(o)) for o in stores}) < 2: return next(iter(stores), None)
+    raise CohortError(f"is not at hand, and there are stores of different recordings of it: "
+                      f"{', '.join(o.name for o in stores)}", where=cohort.name,
+                      remedy=f"keep those of one in {home() / 'store'}, or name the recordings' "
+                             "parent folder in BIOSSL_DATA")
