@@ -132,14 +132,15 @@ def draw_warps(warps):
     fig, axes = plt.subplots(1, len(NUMBERS), figsize=(7.6, 1.9), sharey=True)
     for axis, name in zip(axes, NUMBERS):
         title, start = _SAID[name]
-        reach = max(float((warps[name] - start).abs().max()), 1e-3)
+        reach = max(float((warps[name] - start).abs().max()), 0.01)
         edges = start + np.linspace(-reach, reach, 31)
         for signal, colour in zip(("ecg", "ppg"), ("blue", "vermilion")):
             axis.hist(warps.loc[warps["signal"] == signal, name], edges, histtype="stepfilled",
                       color=COLOURS[colour], alpha=0.5, label=signal.upper())
         axis.axvline(start, color=COLOURS["grey"], ls=":", lw=1.2)
         axis.set_xlabel(title)
-        axis.locator_params(axis="x", nbins=3)
+        axis.locator_params(axis="x", nbins=2)
+        axis.tick_params(axis="x", labelsize=8)
     axes[0].set_ylabel("windows")
     axes[0].legend(fontsize=8)
     return fig

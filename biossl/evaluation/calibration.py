@@ -36,8 +36,9 @@ def reliability(seeds: dict[int, Answers], resamples: Resamples | None = None,
     seen, said = calibration_curve(answers.truth, p, n_bins=bins)
     member = _bins(p, bins)
     member = member[:, member.any(0)]
-    draws = [_draws(m * answers.truth, answers, resamples) / _draws(m, answers, resamples)
-             for m in member.T]
+    with np.errstate(invalid="ignore"):   # a draw of people may leave a bin empty
+        draws = [_draws(m * answers.truth, answers, resamples) / _draws(m, answers, resamples)
+                 for m in member.T]
     low, high = np.nanpercentile(draws, [2.5, 97.5], axis=1)
     return Reliability(said, seen, low, high, member.sum(0))
 

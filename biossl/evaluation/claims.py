@@ -174,7 +174,8 @@ def share_of_gain(full: Estimate, without: Estimate, least: Estimate) -> Share:
 def rank_agreement(one, other) -> tuple[float, int]:
     "Spearman's correlation of two Series of rows' means over the rows in both, and how many."
     common = [o for o in one.index if o in other.index and np.isfinite([one[o], other[o]]).all()]
-    if len(common) < 3: return np.nan, len(common)
+    if len(common) < 3 or min(np.ptp(one[common]), np.ptp(other[common])) == 0:
+        return np.nan, len(common)
     from scipy.stats import spearmanr
     return float(spearmanr(one[common], other[common]).statistic), len(common)
 

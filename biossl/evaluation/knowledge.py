@@ -125,4 +125,5 @@ def draw_learned(frame):
         axis.set(xlabel=f"R² for {target}, %", xlim=(-22, 102))
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set_yticks(y, rows)
+    axes[0, 0].set_ylim(-0.6, len(rows) - 0.4)
     return fig

@@ -132,7 +132,7 @@ def judges(frame, metric: str, rows: dict, best: str = ""):
                                                 ("probe", "orange", -0.13))):
         names = [o[k] if o[k] in part.index else None for o in rows.values()]
         lines = part.reindex(names)
-        y = np.arange(len(rows))[::-1] + (shift if all(o[1 - k] for o in rows.values()) else 0)
+        y = np.arange(len(rows))[::-1] + [shift if all(o) else 0 for o in rows.values()]
         _intervals(axis, lines, y, COLOURS[colour], label)
     _paper(axis, part, rows)
     _row_labels(axis, part.reindex([o[0] or o[1] for o in rows.values()]).assign(row=list(rows)),
