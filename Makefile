@@ -35,10 +35,10 @@ test: $(READY)  ## the library's notebooks and the tests
 lab: $(READY)  ## open the book in JupyterLab
 	$(BIN)/jupyter lab $(LAB_OPTIONS) nbs
 
-bench: $(READY)  ## what things cost, as ratios, into build/bench.csv
+bench: $(READY)  ## what things cost, into build/bench.csv, cost.csv (methods), forms.csv
 	@mkdir -p build
 	$(BIN)/papermill nbs/bench.ipynb build/bench.ipynb -p out build --no-progress-bar </dev/null
-	@cat build/bench.csv
+	@cat build/bench.csv build/cost.csv build/forms.csv
 
 figures: $(READY)  ## the published results again, into figures/ (needs BIOSSL_DATA)
 	@mkdir -p build
