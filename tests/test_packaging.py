@@ -1,5 +1,6 @@
 """The wheel: built from a copy, opened, and imported where the repository is not."""
 import email
+import re
 import subprocess
 import sys
 import zipfile
@@ -62,3 +63,22 @@ def test_wheel_is_imported_away_from_the_repository(wheel, tmp_path):
                           text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in wheel.name
+
+
+REFERENCE = {"type", "abbreviation", "title", "authors", "editors", "date-released", "doi", "url",
+             "status", "notes"}   # of those that the Citation File Format 1.2.0 knows
+PERSON = {"family-names", "given-names"}
+
+
+def test_the_four_papers_are_to_be_cited():
+    "By the names that the README gives them, in the format's words, with ids that agree."
+    import yaml
+    papers = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))["references"]
+    named, = re.findall(r"unlabelled ECG and PPG: ([^.]*?)\.", (ROOT / "README.md").read_text("utf-8"))
+    assert {o["abbreviation"] for o in papers} == set(re.split(r",\s+|\s+and\s+", named))
+    for paper in papers:
+        assert {"type", "title", "authors"} <= set(paper) <= REFERENCE
+        for one in paper["authors"] + paper.get("editors", []):
+            assert set(one) == PERSON and all(o and isinstance(o, str) for o in one.values())
+        number = paper.get("doi", "arXiv.").partition("arXiv.")[2]
+        assert paper.get("url", "").endswith(number) and re.fullmatch(r"(\d{4}\.\d{5})?", number)
