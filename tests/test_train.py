@@ -1,4 +1,5 @@
 """Profiles, the probe, pre-training that can be killed, and runs side by side."""
+import copy
 import json
 import os
 import signal
@@ -10,21 +11,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import biossl.methods.contract as contract
 import biossl.train.launch as launching
+import biossl.train.profiles as profiles
 from biossl.cohorts.registry import Card, Cohort, Task
-from biossl.data.errors import MethodError, RequestError, SplitError
+from biossl.data.errors import MethodError, RequestError, SplitError, StoreError
 from biossl.data.recordings import Recording, Signal
 from biossl.data.store import Windowing, pack
-from biossl.methods.contract import get_method
+from biossl.methods.contract import Loss, Method, as_tensor, seeded
 from biossl.train.launch import Run, launch, run_key, split_rows
 from biossl.train.loop import batch_rows
-from biossl.train.pretrain import pretrain, steps_of, unlabelled
+from biossl.train.pretrain import pretrain, steps_of, thinned, unlabelled
 from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
-from biossl.train.profiles import Schedule
+from biossl.train.profiles import NIGHT, Schedule, get_profile
+from biossl.train.runs import weights_key
 
+TESTS = os.path.dirname(os.path.abspath(__file__))
 few = settings(deadline=None, max_examples=25)
 AF = Task("af", "af", "binary", (0, 1))
 
@@ -138,14 +144,59 @@ def test_the_regression_probe_is_a_grid_search_over_people():
 # -- pre-training ------------------------------------------------------------------------------
 class Stand:
     "A store in memory."
-    def __init__(self, n=24, samples=96):
+    def __init__(self, n=24, samples=32):
         made = np.random.default_rng(0).normal(size=(n, 1, samples))
         self.arrays, self.n = {"ecg": made.astype("float32")}, n
     def batch(self, rows, keys): return {k: self.arrays[k][rows] for k in keys}
     def labels(self, key): return np.array([f"{key}{i // 4}" for i in range(self.n)])
 
 
-def fresh(seed=0): return get_method("simclr", signals=("ecg",), seed=seed)
+class Pupil(Method):
+    "Follows its own teacher: draws a view, drops features, and counts how far its teacher went."
+    name, trains, least_batch = "pupil", True, 2
+
+    @dataclass(frozen=True)
+    class Config(Method.Config):
+        width: int = 4
+
+    def __init__(self, config=None):
+        super().__init__(config)
+        self.net = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Dropout(.2),
+                                 nn.Linear(8, self.config.width))
+        self.teacher = copy.deepcopy(self.net).requires_grad_(False)
+        self.register_buffer("moved", torch.zeros(()))
+        self.seen = set()
+
+    def views(self, batch, generator):
+        x = as_tensor(batch["ecg"])[:, 0, :32]
+        return [dict(ecg=x), dict(ecg=x + torch.randn(x.shape, generator=generator))]
+
+    def forward(self, views):
+        x, view = (o["ecg"] for o in views)
+        said = self.net(view)
+        self.seen.add(said.dtype)
+        return Loss((said.float() - self.teacher(x).float() - 1).square().mean())
+
+    def after_step(self, step, steps):
+        for mine, theirs in zip(self.teacher.parameters(), self.net.parameters()):
+            assert not torch.is_grad_enabled()
+            mine.lerp_(theirs, .1 * (step + 1) / steps)
+        self.moved += step
+
+    def embed(self, batch):
+        out = self.net(as_tensor(batch["ecg"])[:, 0, :32])
+        self.seen.add(out.dtype)
+        return out
+
+    def head(self, classes): return nn.Linear(self.config.width, classes)
+
+
+def fresh(seed=0, **config):
+    with seeded(seed): return Pupil(Pupil.Config(("ecg",), **config))
+
+
+def same_weights(a, b):
+    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
 
 @few
@@ -167,9 +218,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
         torch.manual_seed(len(made))             # what was drawn before does not matter
         method = fresh()
         losses = pretrain(method, Stand(), range(24), Schedule(epochs=2, batch=8), seed=seed)
-        made.append((losses, method.state_dict()))
+        made.append((losses, method))
     assert made[0][0] == made[1][0] != made[2][0]
-    assert all(torch.equal(v, made[1][1][k]) for k, v in made[0][1].items())
+    assert same_weights(made[0][1], made[1][1])
 
 
 def test_the_order_of_windows_comes_from_the_seed():
@@ -184,45 +235,73 @@ def test_the_order_of_windows_comes_from_the_seed():
     assert asked[0] == asked[1] != asked[2]
 
 
-WORKER = """
-import sys, time
-import torch
-sys.path.insert(0, sys.argv[1])
-torch.set_num_threads(1)
-from test_train import Stand, fresh, Schedule, pretrain
-from biossl.methods.contract import save_method
-class Slow(Stand):
-    def batch(self, rows, keys):
-        time.sleep(float(sys.argv[4]))
-        return super().batch(rows, keys)
-method = fresh()
-losses = pretrain(method, Slow(), range(24), Schedule(epochs=4, batch=8, lr=1e-3),
-                  checkpoint=sys.argv[2], every=1)
-save_method(method, sys.argv[3])
-"""
-
-
-def worker(tmp_path, name, pause):
-    return subprocess.Popen([sys.executable, "-c", WORKER, os.path.dirname(__file__),
-                             str(tmp_path / "checkpoint"), str(tmp_path / name), str(pause)])
-
-
-def test_killed_at_any_step_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
-    alone = fresh()
+def alone(train):
+    "What `train()` gives on one thread."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pretrain(alone, Stand(), range(24), Schedule(epochs=4, batch=8, lr=1e-3))
-    torch.set_num_threads(threads)
-    checkpoint, process = tmp_path / "checkpoint", worker(tmp_path, "killed", .2)
+    try: return train()
+    finally: torch.set_num_threads(threads)
+
+
+def worker(what, *arguments):
+    "A process of one thread that calls the function `what` of this folder's tests."
+    room, name = what.split(".")
+    line = (f"import sys, torch; torch.set_num_threads(1); sys.path.insert(0, {TESTS!r});"
+            f"import {room}; {room}.{name}(*sys.argv[1:])")
+    return subprocess.Popen([sys.executable, "-c", line, *map(str, arguments)])
+
+
+def killed_and_resumed(what, tmp_path):
+    "The weights and losses of a course killed by SIGKILL at a random step and taken up again."
+    from safetensors.torch import load_file
+    checkpoint = tmp_path / "checkpoint"
+    process = worker(what, checkpoint, tmp_path / "killed", .1)
     while process.poll() is None and not checkpoint.is_file(): time.sleep(.01)
     time.sleep(np.random.default_rng().uniform(0, .5))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and checkpoint.is_file()
     assert not (tmp_path / "killed").exists()
-    assert worker(tmp_path, "resumed", 0).wait() == 0 and not checkpoint.exists()
-    from biossl.methods.contract import load_method
-    resumed = load_method(tmp_path / "resumed")
-    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in alone.state_dict().items())
+    assert worker(what, checkpoint, tmp_path / "resumed", 0).wait() == 0
+    assert not checkpoint.exists()
+    return load_file(tmp_path / "resumed")
+
+
+class Slow(Stand):
+    "A store that can be killed between two batches."
+    def __init__(self, pause):
+        super().__init__()
+        self.pause = float(pause)
+    def batch(self, rows, keys):
+        time.sleep(self.pause)
+        return super().batch(rows, keys)
+
+
+def kept_at(path, modules, losses):
+    "Weights and losses as one file."
+    from safetensors.torch import save_file
+    kept = {k: v.contiguous() for k, v in nn.ModuleDict(modules).state_dict().items()}
+    save_file(kept | dict(losses=torch.tensor(losses, dtype=torch.float64)), path)
+
+
+LONG = Schedule(epochs=4, batch=8, lr=1e-2)
+
+
+def pretrain_slowly(checkpoint, target, pause):
+    method = fresh()
+    losses = pretrain(method, Slow(pause), range(24), LONG, checkpoint=checkpoint, every=1)
+    kept_at(target, dict(method=method), losses)
+
+
+def test_killed_at_any_step_and_resumed_it_ends_where_an_uninterrupted_run_ends(tmp_path):
+    resumed = killed_and_resumed("test_train.pretrain_slowly", tmp_path)
+    method = fresh()
+    losses = alone(lambda: pretrain(method, Stand(), range(24), LONG))
+    assert losses == resumed.pop("losses").tolist() and len(losses) == 12
+    assert resumed["method.moved"] == sum(range(12))             # the teacher's, too
+    expected = {f"method.{k}": v for k, v in method.state_dict().items()}
+    assert set(expected) == set(resumed)
+    assert all(torch.equal(v, resumed[k]) for k, v in expected.items())
+    assert not same_weights(method, fresh())
 
 
 def stopped(path, after=2):
@@ -238,18 +317,27 @@ def stopped(path, after=2):
         pretrain(fresh(), windows, range(24), Schedule(epochs=2, batch=8), checkpoint=path, every=1)
 
 
-def test_a_checkpoint_of_another_run_or_half_of_one_is_refused(tmp_path):
-    path = tmp_path / "checkpoint"
+def test_a_checkpoint_of_another_run_or_half_of_one_is_refused(tmp_path, monkeypatch):
+    path, schedule = tmp_path / "checkpoint", Schedule(epochs=2, batch=8)
     stopped(path)
-    for change in (dict(lr=.5), dict(epochs=9)):
-        with pytest.raises(MethodError, match="another run"):
-            pretrain(fresh(), Stand(), range(24),
-                     replace(Schedule(epochs=2, batch=8), **change), checkpoint=path)
+    def resume(method=None, **change):
+        method = method or fresh()
+        before = copy.deepcopy(method)
+        try: pretrain(method, Stand(), range(24), replace(schedule, **change), checkpoint=path)
+        finally: assert same_weights(before, method)
+    for change in (dict(lr=.5), dict(epochs=9), dict(precision="bfloat16")):
+        with pytest.raises(MethodError, match="another run: schedule"): resume(**change)
+    with pytest.raises(MethodError, match="another run: config"): resume(fresh(width=5))
+    with monkeypatch.context() as m:
+        m.setattr(Pupil, "version", "7")
+        with pytest.raises(MethodError, match="version 1, not 7"): resume()
+    other = fresh()
+    other.net[3] = nn.Linear(8, 5)                               # the same name, other layers
+    with pytest.raises(MethodError, match="another architecture"): resume(other)
     whole = path.read_bytes()
     for damaged in (whole[:-50], whole[:20], b""):
         path.write_bytes(damaged)
-        with pytest.raises(MethodError, match="no whole checkpoint"):
-            pretrain(fresh(), Stand(), range(24), Schedule(epochs=2, batch=8), checkpoint=path)
+        with pytest.raises(MethodError, match="no whole checkpoint"): resume()
 
 
 def test_a_loss_that_is_no_number_names_step_and_recordings():
@@ -267,6 +355,72 @@ def test_pre_training_sees_all_windows_of_its_subjects_and_no_others():
     rows = unlabelled(windows, [0, 9], [16, 20])
     assert rows.tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
     with pytest.raises(SplitError, match="subject2"): unlabelled(windows, [0, 9], [10])
+
+
+def test_every_so_many_th_window_of_each_recording():
+    windows, rng = Stand(), np.random.default_rng(0)
+    for every in (1, 2, 3, 5):
+        rows = np.sort(rng.choice(24, 17, replace=False))
+        expected = [o for name in range(6) for o in [r for r in rows if r // 4 == name][::every]]
+        assert thinned(windows, rows, every).tolist() == expected
+
+
+@pytest.mark.parametrize("batch,n", [(1, 24), (8, 1), (8, 0)])
+def test_a_batch_that_the_loss_cannot_use_is_refused_before_any_work(batch, n):
+    windows = Stand()
+    windows.batch = lambda *_: pytest.fail("worked")
+    with pytest.raises(MethodError, match="pupil.*needs 2 windows"):
+        pretrain(fresh(), windows, range(n), Schedule(epochs=1, batch=batch))
+
+
+def test_bfloat16_is_for_the_networks_alone():
+    made = {}
+    for precision in ("float32", "bfloat16"):
+        method = made[precision] = fresh()
+        pretrain(method, Stand(), range(24), Schedule(epochs=1, batch=8, precision=precision))
+        assert method.seen == {getattr(torch, precision)}
+        assert {v.dtype for v in method.state_dict().values()} == {torch.float32}
+    assert not same_weights(*made.values())
+
+
+class Line(Method):
+    "One weight a sample, no noise: what an optimiser does with it can be written down."
+    name, trains = "line", True
+    def __init__(self):
+        super().__init__(self.Config(("ecg",)))
+        self.w = nn.Parameter(torch.full((32,), .5))
+    def views(self, batch, generator): return [batch]
+    def forward(self, views): return Loss((views[0]["ecg"][:, 0] @ self.w).square().mean())
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_the_optimiser_is_the_equations_and_adam_decays_in_the_gradient(kind):
+    schedule = Schedule(epochs=4, batch=24, lr=.01, weight_decay=.35, clip=.3, optimiser=kind)
+    method, windows = Line(), Stand()
+    pretrain(method, windows, range(24), schedule)
+    x, w = windows.arrays["ecg"][:, 0].astype(float), np.full(32, .5)
+    m = v = 0
+    for t in range(1, 5):
+        g = 2 * x.T @ (x @ w) / 24
+        g *= min(1, .3 / np.linalg.norm(g))
+        if kind == "adam": g = g + .35 * w
+        else: w = w * (1 - .01 * .35)
+        m, v = .9 * m + .1 * g, .999 * v + .001 * g * g
+        w = w - .01 * (m / (1 - .9**t)) / (np.sqrt(v / (1 - .999**t)) + 1e-8)
+    np.testing.assert_allclose(method.w.detach().numpy(), w, atol=1e-6)
+
+
+def test_a_profile_decides_the_precision_and_a_table_what_it_can_pay_for(monkeypatch):
+    for there in (True, False):
+        monkeypatch.setattr(profiles, "has_bfloat16", lambda device, there=there: there)
+        decided = "bfloat16" if there else "float32"
+        night = get_profile("paper").on("cpu", NIGHT, 1)
+        assert night.schedule == replace(NIGHT, precision=decided) and night.seeds == 1
+        assert get_profile("quick").on("cpu", NIGHT, 1).schedule.precision == decided
+    paper = get_profile("paper")
+    assert paper.on("cuda", NIGHT, 1) == paper and paper.on("cpu").schedule == paper.cut
+    for wrong in (dict(precision="float8"), dict(optimiser="adma"), dict(every=0), dict(batch=0)):
+        with pytest.raises(RequestError, match=next(iter(wrong))): Schedule(**wrong)
 
 
 # -- runs --------------------------------------------------------------------------------------
@@ -437,3 +591,198 @@ def test_the_key_knows_what_determines_a_run(monkeypatch):
     assert run_key(run, "data", "cuda") != run_key(run, "data", "cpu") == run_key(run, "data")
     with pytest.raises(RequestError, match="cannot be part"):
         run_key(replace(run, options=(("x", object()),)), "data")
+
+
+# -- weights, judges and labels ----------------------------------------------------------------
+class Beginner(Pupil):
+    "Knows nothing but labels."
+    name, trains, scratch = "beginner", False, True
+
+
+class Headless(Pupil):
+    name, head = "headless", Method.head
+
+
+@pytest.fixture
+def pupil(toy, monkeypatch):
+    "A function that makes runs of the pupil on the toy cohort."
+    rooms = contract._rooms() | {o.name: o for o in (Pupil, Beginner, Headless)}
+    monkeypatch.setattr(contract, "_rooms", lambda: rooms)
+    return lambda method="pupil", **facts: toy(
+        facts.pop("row", method), method, hyper=(("signals", facts.pop("signals", ("ecg",))),),
+        **facts)
+
+
+def launched(runs, workers=1, **more):
+    return launch(runs, workers=workers, progress=False, **more).whole()
+
+
+def spied(monkeypatch, name, before=lambda: None):
+    "The rows that `launching.name`, pretrain or finetune, was given, call by call."
+    seen, train = [], getattr(launching, name)
+    def spy(method, windows, rows, *rest, **more):
+        seen.append(np.asarray(rows).tolist())
+        before()
+        return train(method, windows, rows, *rest, **more)
+    monkeypatch.setattr(launching, name, spy)
+    return seen
+
+
+def test_runs_side_by_side_that_share_weights_train_them_once(pupil, monkeypatch):
+    seen = spied(monkeypatch, "pretrain", lambda: time.sleep(.2))
+    runs = [o for k, facts in enumerate((dict(), dict(judge="finetune"), dict(labels="shuffled")))
+            for o in pupil(row=str(k), **facts)]
+    out = launched(runs, workers=2, backend="threading")
+    assert len(out.records) == 6 == len({o["key"] for o in out.records})
+    assert len(seen) == 2 and seen[0] != seen[1]                    # one for each fold
+    for fold in (0, 1):
+        assert len({o["final_loss"] for o in out.records if o["fold"] == fold}) == 1
+
+
+def test_a_fine_tuned_run_says_so_and_leaves_the_pre_trained_weights_alone(pupil, home):
+    launched(pupil())
+    kept = {o: o.read_bytes() for o in home.glob("weights/*/method/weights.safetensors")}
+    out = launched(pupil(judge="finetune"))
+    assert kept == {o: o.read_bytes() for o in home.glob("weights/*/method/weights.safetensors")}
+    assert len(kept) == 2 and sorted(out.predictions.window) == list(range(3, 30))
+    scores = out.predictions[["score_0", "score_1"]].to_numpy()
+    assert (scores > 0).all() and np.allclose(scores.sum(1), 1)
+    for record in out.records:
+        assert record["judge"] == "finetune" and record["tuned_loss"] > 0 < record["final_loss"]
+    assert not list(home.glob("checkpoints/*"))
+
+
+def test_every_second_window_trains_and_all_are_probed_and_tested(pupil, monkeypatch):
+    pre, fine = spied(monkeypatch, "pretrain"), spied(monkeypatch, "finetune")
+    half = replace(ONE_STEP, every=2)
+    out = launched(pupil(schedule=half) + pupil(judge="finetune", schedule=half))
+    assert sorted(out.predictions.window) == sorted([*range(3, 30)] * 2)
+    for record in out.records: assert record["n_train"] + record["n_test"] == 27
+    for rows in (*pre, *fine):                                      # three windows a recording
+        assert all(o % 3 in (0, 2) for o in rows)
+        assert {o // 3 for o in rows if o % 3 == 0} == {o // 3 for o in rows if o % 3 == 2}
+    assert len(pre) == len(fine) == 2
+
+
+def test_the_precision_is_decided_before_the_key_and_recorded(pupil, monkeypatch):
+    there = profiles.has_bfloat16("cpu")
+    out = launched(pupil(schedule=replace(ONE_STEP, precision="auto")))
+    decided = "bfloat16" if there else "float32"
+    assert {o["schedule"]["precision"] for o in out.records} == {decided}
+    monkeypatch.setattr(launching, "_execute", lambda job: pytest.fail("ran again"))
+    again = launched(pupil(schedule=replace(ONE_STEP, precision=decided)))
+    assert [o["key"] for o in again.records] == [o["key"] for o in out.records]
+
+
+def test_what_cannot_be_judged_is_refused_before_any_work(pupil, monkeypatch, home):
+    for name in ("pretrain", "finetune", "probe", "_untrained"):
+        monkeypatch.setattr(launching, name, lambda *_, **__: pytest.fail("worked"))
+    cases = {"nothing is there to probe": pupil("beginner"),
+             "no head": pupil("headless", judge="finetune"),
+             "measures are not fine-tuned": pupil(judge="finetune", task="rate"),
+             "windows of toy lack": pupil(signals=("ecg", "resp")),
+             "needs 2 windows at once": pupil(schedule=replace(ONE_STEP, batch=1))}
+    for words, runs in cases.items():
+        out = launch(runs, workers=1, progress=False)
+        assert len(out.failures) == 2 and not out.records
+        assert all(words in o["error"] for o in out.failures), out.failures[0]["error"]
+    for folder in ("runs", "weights", "checkpoints"): assert not list(home.glob(f"{folder}/*"))
+    for wrong in (dict(judge="tune"), dict(labels="wrong")):
+        with pytest.raises(RequestError, match="did you mean|known"): pupil(**wrong)
+
+
+def test_shuffled_labels_are_dealt_among_training_subjects_and_the_truth_stays(pupil, monkeypatch):
+    taught, fit = [], launching.probe
+    def spy(x, truth, subjects, test, task, **more):
+        taught.append(dict(zip(subjects.tolist(), truth.tolist())))
+        assert all(taught[-1][s] == t for s, t in zip(subjects.tolist(), truth.tolist()))
+        return fit(x, truth, subjects, test, task, **more)
+    monkeypatch.setattr(launching, "probe", spy)
+    true = launched(pupil(folds=3))
+    dealt = launched([o for seed in range(4)
+                      for o in pupil(labels="shuffled", folds=3, seed=seed)])
+    assert (dealt.predictions.truth == [int(r[1:]) % 2 for r in dealt.predictions.recording]).all()
+    assert {o["labels"] for o in dealt.records} == {"shuffled"}
+    assert all(o[f"p{9 - i}"] == i % 2 for o in taught[:3] for i in range(10) if f"p{9 - i}" in o)
+    for mine, theirs in zip(taught[:3], taught[3:6]):               # the first seed, fold by fold
+        assert sorted(mine.values()) == sorted(theirs.values()) and set(mine) == set(theirs)
+    assert any(o[f"p{9 - i}"] != i % 2 for o in taught[3:] for i in range(10) if f"p{9 - i}" in o)
+    assert {o["key"] for o in true.records}.isdisjoint(o["key"] for o in dealt.records)
+
+
+def test_pre_trained_weights_can_be_looked_into(pupil, monkeypatch):
+    runs = pupil()
+    out = launched(runs)
+    monkeypatch.setattr(launching, "pretrain", lambda *_, **__: pytest.fail("trained again"))
+    method, losses = launching.pretrained(runs[1])
+    assert losses[-1] == out.records[1]["final_loss"] and not same_weights(method, fresh())
+    with pytest.raises(MethodError, match="no pre-training"):
+        launching.pretrained(replace(runs[0], method="raw_moments", hyper=()))
+
+
+def test_the_keys_of_weights_know_what_determines_them_and_no_judge():
+    run = Run("a", "simclr", schedule=Schedule(every=2))
+    key = weights_key(run, "data", [1, 2])
+    probed = replace(run.schedule, penalties=(1.0,), inner=2, tune_epochs=1, tune_lr=1, head_lr=1,
+                     every=1)
+    for same in (dict(row="b"), dict(task="x"), dict(judge="finetune"), dict(labels="shuffled"),
+                 dict(fold=1), dict(folds=9), dict(split="window"), dict(schedule=probed)):
+        assert weights_key(replace(run, **same), "data", [1, 2]) == key
+    other = [dict(schedule=replace(run.schedule, **o)) for o in (
+        dict(epochs=1), dict(batch=1), dict(lr=1), dict(weight_decay=1), dict(clip=2),
+        dict(steps=1), dict(precision="bfloat16"), dict(optimiser="adam"))]
+    other += [dict(seed=1), dict(method="clip"), dict(hyper=(("tau", .2),))]
+    keys = {weights_key(replace(run, **o), "data", [1, 2]) for o in other}
+    keys |= {key, weights_key(run, "d", [1, 2]), weights_key(run, "data", [1, 3]),
+             weights_key(run, "data", [1, 2], "cuda")}
+    assert len(keys) == len(other) + 4
+
+
+def test_a_run_does_not_depend_on_what_it_does_not_do(monkeypatch):
+    def key(method, judge, **schedule):
+        return run_key(Run("a", method, judge=judge, schedule=Schedule(**schedule)), "data")
+    for field, facts in dict(epochs=dict(epochs=1), tune=dict(tune_lr=1.), probe=dict(inner=2),
+                             every=dict(every=2)).items():
+        changed = {(m, j): key(m, j, **facts) != key(m, j) for m, j in (
+            ("simclr", "probe"), ("simclr", "finetune"), ("chance", "probe"),
+            ("random_init", "finetune"), ("supervised", "finetune"))}
+        assert list(changed.values()) == dict(
+            epochs=[True, True, False, False, True], tune=[False, True, False, True, True],
+            probe=[True, False, True, False, False], every=[True, True, False, True, True])[field]
+    before = key("simclr", "probe"), weights_key(Run("a", "simclr"), "data", [1])
+    monkeypatch.setattr("biossl.train.runs.JUDGE", "next")
+    assert key("simclr", "probe") != before[0]
+    assert weights_key(Run("a", "simclr"), "data", [1]) == before[1]
+
+
+@pytest.mark.parametrize("file", ["predictions.parquet", "run.json"])
+def test_a_damaged_run_is_named(toy, home, file):
+    runs = toy("Moments", "raw_moments")
+    launched(runs)
+    path = next(home.glob(f"runs/*/{file}"))
+    for damaged in (path.read_bytes()[:-40], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=path.parent.name): launched(runs)
+
+
+@dataclass(frozen=True)
+class Twice(Toy):
+    "The first person comes again under another name, one sample changed."
+    def recordings(self, folder):
+        yield from super().recordings(folder)
+        first = next(super().recordings(folder))
+        signals = {k: replace(o, samples=o.samples.copy()) for k, o in first.signals.items()}
+        for o in signals.values(): o.samples[0, -1] += 1
+        yield Recording("again", "somebody else", signals, first.labels)
+
+
+def test_a_person_under_two_names_is_found_before_anything_is_trained(toy, monkeypatch):
+    monkeypatch.setattr(Run, "source", lambda run: (Twice(9), run.windowing, None))
+    out = launch(toy("Moments", "raw_moments"), workers=1, progress=False)
+    assert not out.records and all("somebody else" in o["error"] for o in out.failures)
+
+
+def test_progress_in_a_log_is_lines_without_carriage_returns(toy, capfd):
+    launch(toy("Moments", "raw_moments"), workers=1)
+    told = capfd.readouterr().err
+    assert "2/2" in told and "\r" not in told and "\n\n" not in told
