@@ -196,6 +196,16 @@ def test_damaged_files_are_named(tmp_path, name, harm):
     with pytest.raises(StoreError, match=name): rebuild(tmp_path, [TABLE])
 
 
+@pytest.mark.parametrize("odd", ["[]", "3", '"text"', '{"key": "x"}', "{", "null"])
+def test_a_line_that_tells_no_run_is_named(tmp_path, odd):
+    launched = kept()
+    save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
+    path = tmp_path / "runs.jsonl"
+    path.write_text(path.read_text() + odd + "\n")
+    with pytest.raises(StoreError, match="runs.jsonl"): rebuild(tmp_path, [TABLE])
+    with pytest.raises(StoreError, match="runs.jsonl"): stored_records(tmp_path)
+
+
 def test_a_table_without_runs_cannot_be_rebuilt(tmp_path):
     launched = kept()
     save(tmp_path, {TABLE: (made(TABLE, launched), launched)})
@@ -248,6 +258,28 @@ def test_a_seed_with_a_missing_fold_is_left_out_and_said():
     assert "incomplete: 3 of 4 runs" in two.schedule
 
 
+def test_rows_are_compared_seed_by_seed_on_the_people_both_were_asked_about():
+    "Each seed of the second row lacks another fold: no seed of it is whole."
+    launched = kept(seeds=(0, 1))
+    gone = {"Two-0-1", "Two-1-0"}
+    launched.records = [o for o in launched.records if o["key"] not in gone]
+    whole = launched.predictions
+    launched.predictions = whole[~whole.run.isin(gone)]
+    alike = replace(launched, predictions=whole[~whole.run.str.slice(3).isin({"-0-1", "-1-0"})])
+    two, expected = line(made(TABLE, launched), "Two"), line(made(TABLE, alike), "Two")
+    assert two.n == line(made(TABLE, launched), "One").n == 12    # together everybody was asked
+    assert two.difference == expected.difference and two.p == expected.p
+    everybody = line(made(TABLE, replace(launched, predictions=whole)), "One")["mean"]
+    assert two.difference != pytest.approx(two["mean"] - everybody)
+
+
+def test_a_seed_that_one_row_lacks_is_not_compared():
+    launched = kept(seeds=(0, 1))
+    launched.records = [o for o in launched.records if not o["key"].startswith("Two-1")]
+    two, alone = line(made(TABLE, launched), "Two"), line(made(TABLE, kept()), "Two")
+    assert two.difference == alone.difference
+
+
 @pytest.mark.parametrize("column", [["score_1"], ["score_0", "score_1"]])
 def test_scores_that_are_nan_are_said_not_averaged(column):
     launched = kept()
@@ -270,6 +302,26 @@ def test_the_split_and_the_schedule_are_told():
     launched.records = [o | facts for o in launched.records]
     told = line(made(TABLE, launched), "One").schedule
     assert told.startswith("2 folds by window, 1 seed; 3 epochs, batch 8, lr 0.001")
+
+
+def test_the_schedule_tells_how_a_row_was_judged():
+    facts = dict(epochs=15, lr=8e-4, every=2, precision="bfloat16", tune_epochs=10, tune_lr=4e-4,
+                 optimiser="adam", weight_decay=.35)
+    cases = {
+        (1.5, "probe", False, "true"): "15 epochs, batch 16, lr 0.0008, every 2nd window, "
+            "bfloat16, adam with L2, weight decay 0.35",
+        (1.5, "finetune", False, "true"): "15 epochs, batch 16, lr 0.0008, every 2nd window, "
+            "bfloat16, adam with L2, weight decay 0.35; fine-tuned 10 epochs, lr 0.0004",
+        (None, "finetune", False, "true"): "fine-tuned 10 epochs, batch 16, lr 0.0004, every 2nd "
+            "window, bfloat16, adam with L2, weight decay 0.35",
+        (None, "finetune", True, "true"): "supervised 25 epochs, batch 16, lr 0.0008, every 2nd "
+            "window, bfloat16, adam with L2, weight decay 0.35",
+        (None, "probe", False, "shuffled"): "labels shuffled over subjects"}
+    for (loss, judge, scratch, labels), words in cases.items():
+        launched = kept()
+        more = dict(final_loss=loss, judge=judge, scratch=scratch, labels=labels, schedule=facts)
+        launched.records = [o | more for o in launched.records]
+        assert line(made(TABLE, launched), "One").schedule == f"2 folds by subject, 1 seed; {words}"
 
 
 def test_predictions_are_kept_once_per_run_and_window():
@@ -297,6 +349,60 @@ def test_runs_are_every_row_seed_and_fold(home):
     assert {o.seed for o in runs} == set(range(3, 3 + smoke.seeds))
     assert runs[-1].hyper == (("signals", ("ecg",)),) and runs[0].task == "af"
     with pytest.raises(RequestError): TABLE.runs(profile="smok")
+
+
+def test_a_row_says_judge_labels_and_what_of_the_schedule_it_changes(home):
+    row = Row("x", "simclr", judge="finetune", labels="shuffled", penalties=(.1,),
+              schedule=(("weight_decay", .35), ("optimiser", "adam")))
+    run = replace(TABLE, rows=(row,), versus="").runs(profile="smoke")[0]
+    assert (run.judge, run.labels) == ("finetune", "shuffled")
+    told = run.schedule
+    assert (told.weight_decay, told.optimiser, told.penalties) == (.35, "adam", (.1,))
+    assert told.steps == 1 and told.lr == 1e-4                     # the rest is the profile's
+    wrong = replace(TABLE, versus="", rows=(replace(row, schedule=(("epoch", 2),)),))
+    with pytest.raises(RequestError, match="no epoch.*did you mean epochs"):
+        wrong.runs(profile="smoke")
+
+
+@pytest.mark.parametrize("profile,cohort,seconds", [
+    ("smoke", "simulated", (10, 10)), ("quick", "simulated", (10, 10)),
+    ("paper", "simulated", (30, 60)), ("quick", "mimic_perform_af", (30, 60))])
+def test_brief_profiles_look_at_shorter_windows_of_the_simulator(profile, cohort, seconds):
+    from biossl.data.store import Windowing
+    long = Windowing(signals=(("ecg", 20.0),), seconds=60, hop=30)
+    table = replace(TABLE, brief=Windowing(seconds=10, hop=10),
+                    rows=(TABLE.rows[0], Row("Two", "chance", windowing=long)))
+    runs = {o.row: o.windowing for o in table.runs(cohort, profile)}
+    assert (runs["One"].seconds, runs["Two"].seconds) == seconds
+    assert runs["Two"].signals == long.signals                     # the rest is the row's own
+    assert {o.windowing.seconds for o in TABLE.runs(cohort, profile)} == {30}
+
+
+def test_a_table_says_what_its_chapter_can_pay_for_where_there_is_no_gpu(home, monkeypatch):
+    import biossl.train.launch as launching
+    from biossl.train.profiles import NIGHT, get_profile
+    asked = []
+    def spy(runs, **_):
+        asked.extend(runs)
+        return launching.Launched(pd.DataFrame(), [], [])
+    monkeypatch.setattr(launching, "launch", spy)
+    table = replace(TABLE, cut=NIGHT, cut_seeds=1)
+    for device, of, schedule, seeds in (
+            ("cpu", table, NIGHT.on("cpu"), {0}),
+            ("cuda", table, get_profile("paper").schedule, set(range(5))),
+            ("cpu", TABLE, get_profile("paper").cut, set(range(5)))):
+        asked.clear()
+        of.run(profile="paper", device=device)
+        assert {o.schedule for o in asked} == {schedule} and {o.seed for o in asked} == seeds
+
+
+def test_rows_judged_by_another_version_are_stale(home, monkeypatch):
+    frame, launched = TABLE.run(profile="smoke", workers=1)
+    assert stale_rows(TABLE, launched.records) == {}
+    monkeypatch.setattr("biossl.train.runs.JUDGE", "next")
+    monkeypatch.setattr("biossl.train.probe.JUDGE", "next")
+    assert set(stale_rows(TABLE, launched.records)) == {"One", "Two"}
+    assert "now next" in stale_rows(TABLE, launched.records)["One"]
 
 
 def test_a_changed_declaration_makes_rows_stale(home):

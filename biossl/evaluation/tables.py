@@ -115,7 +115,7 @@ class Table:
         "The `Run` of one row; `where` says cohort, options, fold, folds, seed and schedule."
         from biossl.train.runs import Run
         if row.penalties: where["schedule"] = replace(where["schedule"], penalties=row.penalties)
-        where["schedule"] = replace(where["schedule"], **dict(row.schedule))
+        where["schedule"] = where["schedule"].but(**dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
                    judge=row.judge, labels=row.labels,
                    windowing=self.windows_of(row, where["cohort"], profile), **where)

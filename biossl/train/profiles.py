@@ -47,6 +47,13 @@ class Schedule:
                 raise RequestError(f"{name} is {getattr(self, name)}", where="schedule", field=name,
                                    remedy="1 or more")
 
+    def but(self, **changes) -> "Schedule":
+        "Itself with these changes; raises `RequestError` with the nearest names."
+        if unknown := sorted(set(changes) - set(vars(self))):
+            raise RequestError(f"a schedule has no {unknown[0]}", field="schedule",
+                               remedy=nearest(unknown[0], vars(self)))
+        return replace(self, **changes)
+
     def on(self, device: str) -> "Schedule":
         "Itself, the precision decided: bfloat16 for `auto` where `device` computes with it."
         if self.precision != "auto": return self
@@ -145,8 +152,4 @@ def get_profile(name: str, **schedule) -> Profile:
     "The profile `name`, its schedule changed where `schedule` says so; raises `RequestError`."
     if name not in PROFILES:
         raise RequestError(f"no profile {name}", remedy=nearest(name, PROFILES))
-    profile = PROFILES[name]
-    if unknown := sorted(set(schedule) - set(vars(profile.schedule))):
-        raise RequestError(f"a schedule has no {unknown[0]}", where=name,
-                           remedy=nearest(unknown[0], vars(profile.schedule)))
-    return replace(profile, schedule=replace(profile.schedule, **schedule))
+    return replace(PROFILES[name], schedule=PROFILES[name].schedule.but(**schedule))
