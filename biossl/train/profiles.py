@@ -136,7 +136,7 @@ class Profile:
         return (("seconds", self.seconds), ("subjects", self.subjects))
 
 
-NIGHT = Schedule(epochs=15, lr=8e-4, every=2, tune_epochs=10, tune_lr=4e-4, precision="auto")
+NIGHT = Schedule(epochs=15, lr=3e-4, every=4, tune_epochs=10, tune_lr=3e-4, precision="auto")
 BRIEF = ("smoke", "quick")   #: profiles in which a table looks at shorter windows of the simulator
 
 PROFILES = {o.name: o for o in (
