@@ -6,7 +6,7 @@ from torch import nn
 
 from biossl.data.errors import MethodError
 from biossl.evaluation.cost import cost_table, embedding_parameters, macs, registered, stages
-from biossl.evaluation.deploy import Deployed, agreement, export, forms
+from biossl.methods.deploy import Deployed, agreement, export, forms
 from biossl.methods.contract import get_method, method_class
 from biossl.nn.encoders import Stem
 from biossl.nn.layers import parameters

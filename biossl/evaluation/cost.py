@@ -10,17 +10,13 @@ import copy
 import warnings
 from typing import Callable, Mapping
 
-import torch
-from torch import nn
-
 from ..data.errors import MethodError
 from ..data.store import Windowing
-from ..methods.contract import Method, for_windows, get_method, method_class, method_names
-from ..nn.layers import parameters
 
 # %% ../../nbs/evaluation/cost.ipynb #4066ae81
 def macs(way: Callable[[], object]) -> int:
     "Multiply-adds of the matrix products and convolutions in one call of `way`, on the CPU."
+    import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
     counter = FlopCounterMode(display=False)
@@ -31,7 +27,7 @@ def macs(way: Callable[[], object]) -> int:
     return counter.get_total_flops() // 2
 
 # %% ../../nbs/evaluation/cost.ipynb #3743629c
-def stages(method: Method, batch: Mapping, classes: int = 2) -> dict[str, Callable[[], object]]:
+def stages(method, batch: Mapping, classes: int = 2) -> dict[str, Callable[[], object]]:
     "What one step of `embed`, `pretrain` and `finetune` does on `batch`, by these names."
     ways = {"embed": _embedding(copy.deepcopy(method).eval(), batch)}
     if method.trains: ways["pretrain"] = _pre_training(copy.deepcopy(method), batch)
@@ -41,12 +37,14 @@ def stages(method: Method, batch: Mapping, classes: int = 2) -> dict[str, Callab
 
 
 def _embedding(method, batch):
+    import torch
     def embed():
         with torch.no_grad(): return method.embed(batch)
     return embed
 
 
 def _pre_training(method, batch):
+    import torch
     generator = torch.Generator()
     def moved():
         with torch.no_grad(): method.after_step(0, 1)
@@ -54,6 +52,8 @@ def _pre_training(method, batch):
 
 
 def _fine_tuning(method, head, batch, classes):
+    import torch
+    from torch import nn
     truth = torch.arange(len(batch[method.keys[0]])) % classes
     whole = nn.ModuleList([method, copy.deepcopy(head)])
     return _descent(whole, lambda: nn.functional.cross_entropy(whole[1](method.embed(batch)), truth))
@@ -61,18 +61,20 @@ def _fine_tuning(method, head, batch, classes):
 
 def _descent(module, loss, after=lambda: None):
     "A step of AdamW on `loss`, as the training loops take it."
+    import torch
     optimiser = torch.optim.AdamW(module.train().parameters(), 1e-4)
     def step():
         optimiser.zero_grad(set_to_none=True)
         loss().backward()
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimiser.step()
         after()
     return step
 
 # %% ../../nbs/evaluation/cost.ipynb #a3aa0800
-def embedding_parameters(method: Method, batch: Mapping) -> int:
+def embedding_parameters(method, batch: Mapping) -> int:
     "How many weights the embedding of `batch` depends on."
+    from biossl.nn.layers import parameters
     if not parameters(method): return 0
     learner = copy.deepcopy(method).train()
     learner.zero_grad(set_to_none=True)
@@ -80,7 +82,7 @@ def embedding_parameters(method: Method, batch: Mapping) -> int:
     return sum(p.numel() for p in learner.parameters() if p.grad is not None)
 
 
-def cost_table(methods: Mapping[str, Method], batch: Mapping, classes: int = 2):
+def cost_table(methods: Mapping, batch: Mapping, classes: int = 2):
     """Weights and multiply-adds per window of `methods`, a row each: `pandas.DataFrame`.
 
     Columns: `parameters` that are trained, of these `embedding_parameters`; `head_parameters` of the
@@ -95,6 +97,7 @@ def cost_table(methods: Mapping[str, Method], batch: Mapping, classes: int = 2):
 
 def _costs(method, batch, classes) -> dict:
     "A row of the table."
+    from biossl.nn.layers import parameters
     n = len(next(iter(batch.values())))
     ways = stages(method, batch, classes)
     counted = {f"{name}_macs": round(macs(way) / n) for name, way in ways.items()}
@@ -104,8 +107,9 @@ def _costs(method, batch, classes) -> dict:
                 **counted)
 
 # %% ../../nbs/evaluation/cost.ipynb #5f87035e
-def registered(batch: Mapping, windowing: Windowing | None = None) -> dict[str, Method]:
+def registered(batch: Mapping, windowing: Windowing | None = None) -> dict:
     "The methods, by name, whose defaults can be built and that read only what `batch` holds."
+    from biossl.methods.contract import for_windows, get_method, method_names
     facts, built = windowing or Windowing(), {}
     for name in method_names():
         try: method = get_method(name, **for_windows(name, {}, facts))
