@@ -6,7 +6,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 

@@ -124,7 +124,7 @@ def judges(frame, metric: str, rows: dict, best: str = ""):
     `best` names a row of the table whose value is drawn as a line through all.
     """
     part = _of_metric(frame, metric).set_index("row")
-    fig, axis = _subplots(5.6, 1.1 + 0.42 * len(rows))
+    fig, axis = _subplots(6.2, 1.2 + 0.36 * len(rows))
     _chance_line(axis, metric)
     if best in part.index:
         axis.axvline(part.loc[best, "mean"], color=COLOURS["green"], lw=1.2, ls="--", label=best)
@@ -138,7 +138,7 @@ def judges(frame, metric: str, rows: dict, best: str = ""):
     _row_labels(axis, part.reindex([o[0] or o[1] for o in rows.values()]).assign(row=list(rows)),
                 np.arange(len(rows))[::-1])
     axis.set_xlabel(_with_unit(metric))
-    _legend_above(axis)
+    fig.legend(loc="outside upper center", ncols=5, columnspacing=1, handletextpad=0.3)
     return fig
 
 
