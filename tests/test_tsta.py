@@ -241,6 +241,19 @@ def test_the_first_step_moves_the_localisers_last_layer_alone(site):
         assert bias[4] == 0 and bias.abs().max() == max(abs(bias[:4]))
 
 
+@pytest.mark.parametrize("kind", ["learned", "joint"])
+def test_who_a_localiser_looks_at(kind):
+    "Its own signal only; or both, where they are joint."
+    method, batch = get_method("tsta", warp=kind, encoder="stem", **CALM).train(), noise(3, 90)
+    for branch in method.encoders.values(): nn.init.normal_(branch.warp.localiser.out.weight)
+    for x in batch.values(): x.requires_grad_()
+    for mine, other in (("ecg", "ppg"), ("ppg", "ecg")):
+        h = method.encode(method.windows(batch))[mine]
+        grads = torch.autograd.grad(h.sum(), [batch[mine], batch[other]], allow_unused=True)
+        assert grads[0].abs().sum() > 0
+        assert (grads[1] is not None and bool(grads[1].abs().sum() > 0)) == (kind == "joint")
+
+
 def last_losses(kind, steps=120, keep=30, n=16):
     "The cross loss on noise that is new at every step, at the end of a training on nothing else."
     method = get_method("tsta", encoder="stem", intra=0.0, cross=1.0, warp=kind, **CALM).train()
