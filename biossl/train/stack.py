@@ -18,8 +18,8 @@ from ..data.errors import MethodError
 from ..methods.contract import as_tensor, seeded
 from ..nn.views import Several
 from .finetune import Tuned, new_head, tuning
-from .loop import (Course, batch_rows, blame, derived, optimiser_of, precise, rows_key,
-                               walk)
+from .loop import (Asked, Course, batch_rows, blame, derived, optimiser_of, precise,
+                               rows_key, walk)
 from .pretrain import pretraining
 
 # %% ../../nbs/train/stack.ipynb #a4fedddd
@@ -63,15 +63,6 @@ def clip_each(gradients: dict, most: float):
     for g in gradients.values(): g.mul_(factor.view(-1, *[1] * (g.ndim - 1)))
 
 
-class _Asked(nn.Module):
-    "A model as the module whose output is its course's loss."
-    def __init__(self, course):
-        super().__init__()
-        self.model, self.ask = course.model, course.loss
-
-    def forward(self, drawn): return self.ask(drawn)
-
-
 class Stacked:
     """A course of a stack: all its runs take each step at once.
 
@@ -83,7 +74,7 @@ class Stacked:
         self.course, self.windows, self.rows, self.seeds = course, windows, rows, seeds
         self.device, self.used = device, None
         self.optimiser = optimiser_of(course)
-        self.asked = _Asked(course)
+        self.asked = Asked(course)
 
     def walk(self, checkpoint=None, every: int = 100) -> list[list[float]]:
         "All steps; the losses of each run."
