@@ -73,6 +73,7 @@ def test_a_share_of_a_gain_is_a_quotient_of_paired_draws():
     assert (share.low, share.high) == pytest.approx(tuple(expected)) and share.known
     lost = share_of_gain(full, without, draws(9, 5, 2))
     assert lost.undefined == pytest.approx(1 / 3) and not lost.known and "no share" in str(lost)
+    assert (lost.low, lost.high) == pytest.approx(tuple(np.percentile([3 / 4, 4 / 8], [2.5, 97.5])))
     with pytest.raises(RequestError, match="same resamples"): share_of_gain(full, without, draws(1, 2))
 
 
