@@ -6,12 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+import biossl.train.launch as launching
 from biossl.data.errors import MethodError
+from biossl.data.store import Windowing
 from biossl.methods.contract import get_method
 from biossl.nn.layers import dropout
 from biossl.train.finetune import finetune
+from biossl.train.launch import launch
 from biossl.train.pretrain import pretrain
 from biossl.train.profiles import Schedule
+from biossl.train.runs import Run
 from biossl.train.stack import (check_stack, clip_each, finetune_stack, pretrain_stack, stack,
                                 unstack)
 
@@ -188,3 +192,39 @@ def test_on_a_gpu_a_stack_is_what_its_runs_are():
     for i, method in enumerate(alone):
         each = pretrain(method, Stand(), FOLDS[i], BRIEF, seed=SEEDS[i], device="cuda")
         np.testing.assert_allclose(losses[i], each, rtol=1e-3)
+
+
+TOY = dict(options=(("seconds", 60.0), ("subjects", 8)), windowing=Windowing(seconds=10.0), folds=2)
+
+
+def asked(row, method, **facts):
+    schedule = Schedule(epochs=1, batch=8, steps=3, tune_epochs=1)
+    return [Run(row, method, fold=fold, seed=seed, schedule=schedule, **TOY, **facts)
+            for fold in (0, 1) for seed in (0, 1)]
+
+
+def test_a_launch_that_stacks_says_what_one_that_does_not_says(home, monkeypatch):
+    hyper = (("dropout", 0.0), ("encoder", "conv"), ("stem_dropout", 0.0))
+    runs = [*asked("probed", "simclr", hyper=hyper),
+            *asked("tuned", "simclr", hyper=hyper, judge="finetune"),
+            *asked("scratch", "supervised", hyper=hyper, judge="finetune")]
+    plain = launch(runs, workers=1, progress=False).whole()
+    monkeypatch.setenv("BIOSSL_HOME", str(home / "other"))
+    for name in ("pretrain", "finetune"):                    # no run trains by itself
+        monkeypatch.setattr(launching, name, lambda *_, **__: pytest.fail("trained alone"))
+    both = launch(runs, workers=1, progress=False, stacked=True).whole()
+    for a, b in zip(plain.records, both.records):
+        assert a["key"] == b["key"] and a["final_loss"] == pytest.approx(b["final_loss"], abs=1e-4)
+        assert ("stacked" in b) == (b["row"] != "probed")
+    scores = ["score_0", "score_1"]
+    assert plain.predictions.drop(columns=scores).equals(both.predictions.drop(columns=scores))
+    np.testing.assert_allclose(plain.predictions[scores], both.predictions[scores], atol=1e-3)
+    monkeypatch.setattr(launching, "pretrain_stack", lambda *_, **__: pytest.fail("done before"))
+    launch(runs, workers=1, progress=False, stacked=True).whole()
+
+
+def test_what_cannot_be_stacked_is_said_and_trained_alone(home):
+    runs = asked("reads", "lstm", hyper=(("width", 8),), judge="finetune")[:2]
+    with pytest.warns(UserWarning, match="reads is not stacked.*LSTM"):
+        done = launch(runs, workers=1, progress=False, stacked=True).whole()
+    assert len(done.records) == 2 and "stacked" not in done.records[0]
