@@ -9,6 +9,9 @@ READY   := $(VENV)/installed
 PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
+OPTIONS_05_tsta_ablation ?= -p clock_profile quick
+publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
+  -p cohort $(PUBLISHED_COHORT) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test lab bench figures readme clean-notebooks clean
@@ -42,9 +45,7 @@ bench: $(READY)  ## what things cost, into build/bench.csv, cost.csv (methods), 
 
 figures: $(READY)  ## the published results again, into figures/ (needs BIOSSL_DATA)
 	@mkdir -p build
-	for chapter in $(PUBLISHED); do $(BIN)/papermill nbs/$$chapter.ipynb build/$$chapter.ipynb \
-	  -p profile $(PUBLISHED_PROFILE) -p cohort $(PUBLISHED_COHORT) -p out figures \
-	  --no-progress-bar </dev/null || exit 1; done
+	$(foreach chapter,$(PUBLISHED),$(call publish,$(chapter)) &&) true
 
 readme: $(READY)  ## README.md from nbs/index.ipynb
 	$(BIN)/python -c "from biossl.book import write_readme; print(write_readme())"

@@ -156,13 +156,20 @@ def tables(folders: Annotated[Optional[list[Path]], typer.Argument(
                help="folders with runs.jsonl and predictions.parquet [default: figures/*]")] = None,
            check: Annotated[bool, typer.Option(
                help="compare only; exit 1 where a table differs")] = False):
-    "Rebuild tables from their stored runs and predictions: nothing is trained."
-    from biossl.evaluation.tables import rebuild
+    """Rebuild tables from their stored runs and predictions: nothing is trained.
+
+    Rows whose method, configuration or schedule is no longer what was run are named as stale.
+    """
+    from biossl.evaluation.tables import rebuild, stale_rows, stored_records
     different = 0
     for folder in folders or stored_folders():
-        for path, same in rebuild(folder, declared_tables(folder.name), write=not check).items():
+        declared = declared_tables(folder.name)
+        for path, same in rebuild(folder, declared, write=not check).items():
             typer.echo(f"{path}: {'as stored' if same else 'differs' if check else 'rewritten'}")
             different += not same
+        for table in declared:
+            for row, why in stale_rows(table, stored_records(folder)).items():
+                typer.echo(f"  {table.name}, {row}: stale, {why}")
     if check and different: raise typer.Exit(1)
 
 # %% ../nbs/command.ipynb #1aae436c

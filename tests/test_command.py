@@ -145,3 +145,13 @@ def test_a_grid_is_computed_stored_and_rebuilt(home, tmp_path):
     assert table.read_bytes() != stored
     assert "rewritten" in told("tables", str(folder))
     assert table.read_bytes() == stored
+
+
+def test_rows_that_are_stale_are_named_when_tables_are_rebuilt(home, tmp_path, monkeypatch):
+    told("grid", "protocol.table2_subjects", "--profile", "smoke", "--workers", "1",
+         "--out", str(tmp_path))
+    folder = str(tmp_path / "02_protocol")
+    assert ": stale," not in told("tables", folder)
+    monkeypatch.setattr("biossl.methods.baselines.Chance.version", "another")
+    said = told("tables", folder)
+    assert "table2_subjects, Chance: stale, version" in said and said.count(": stale,") == 1

@@ -19,7 +19,7 @@ from biossl.data.store import pack
 ABSENT = ("wfdb", "papermill", "nbdev", "fastcore", "execnb", "neurokit2", "matplotlib", "jupyter",
           "jupyter_client", "jupyter_core", "jupyterlab", "jupytext", "nbformat", "nbclient",
           "nbconvert", "ipykernel", "IPython", "pooch", "pytest", "hypothesis")
-TABLES = ("protocol.table1",)
+TABLES = ("protocol.table1", "tsta.table1")
 
 HIDE = f"""
 from importlib.machinery import PathFinder

@@ -84,6 +84,7 @@ class Table:
     brief: Any = None            # a Windowing: what smoke and quick look at on the simulator
     cut: Any = None              # a Schedule: where there is no GPU, instead of the profile's
     cut_seeds: int | None = None   # the same of seeds
+    options: tuple[tuple[str, Any], ...] = ()            # of the table's own cohort
 
     def __post_init__(self):
         names = [o.name for o in self.rows]
@@ -104,7 +105,8 @@ class Table:
     def runs(self, cohort: str = "", profile="quick", seed: int = 0, options=None) -> list:
         "A `Run` of every row, seed and fold; `options` of the cohort go over the profile's."
         profile, cohort = _profile(profile), cohort or self.cohort
-        options = dict(profile.options(cohort)) | dict(options or {})
+        own = dict(self.options) if cohort == self.cohort else {}
+        options = dict(profile.options(cohort)) | own | dict(options or {})
         where = dict(cohort=cohort, options=tuple(sorted(options.items())), folds=profile.folds,
                      schedule=profile.schedule)
         return [self.one_run(row, profile.name, fold=fold, seed=each, **where)
