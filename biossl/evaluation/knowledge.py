@@ -11,7 +11,6 @@ import numpy as np
 from ..data.errors import MethodError
 from .plots import COLOURS, styled
 from .statistics import Answers, Estimate, bootstrap, read_answers, resample_answers
-from ..methods.clinical import beat_features
 
 # %% ../../nbs/evaluation/knowledge.ipynb #16f6914b
 def runs_of(table, row: str, cohort: str = "", profile="quick", seed: int = 0, options=None,
@@ -34,6 +33,7 @@ def opened(run):
 
 def beat_targets(windows) -> dict[str, np.ndarray]:
     "Per window `(N,)`: mean heart rate in bpm, irregularity (RMSSD over mean interval); NaN: unknown."
+    from biossl.methods.clinical import beat_features
     told = beat_features(windows.arrays["ecg_beats"][:, 0])
     return {"heart rate": 60 / told[:, 0], "irregularity": told[:, 2]}
 
