@@ -14,7 +14,7 @@ from ..train.profiles import NIGHT
 ecg, ppg, both = (("signals", ("ecg",)),), (("signals", ("ppg",)),), (("signals", ("ecg", "ppg")),)
 fixed = (1.0,)               # the penalty of hand-made rows: nothing to choose in eight columns
 warped = (("site", "output"),)   # TSTA-Net's own architecture, for rows that learn otherwise
-brief = Windowing(seconds=10, hop=30)
+brief = Windowing(seconds=10, hop=60)
 rivals = (("TSTA-Net", "tsta"), ("TS-TCC", "tstcc"), ("CLIP", "clip"), ("SimCLR", "simclr"),
           ("BYOL", "byol"))
 

@@ -17,7 +17,7 @@ fixed = (1.0,)                   # the penalty of hand-made rows
 warped = (("site", "output"),)   # TSTA-Net's own architecture, for rows that learn otherwise
 bare, at_input, drawn = (("site", "none"),), (("site", "input"),), (("warp", "random"),)
 heavy = (("weight_decay", 0.35),)
-brief = Windowing(seconds=10, hop=30)
+brief = Windowing(seconds=10, hop=60)
 
 # row, method, hyper-parameters, the paper's row
 paper = (
