@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from biossl.data.store import Windowing, pack
 from biossl.methods.contract import get_method, load_method
 from biossl.nn.views import Share, augment, permute
 from biossl.train.launch import launch
@@ -145,3 +146,43 @@ def test_shares_of_a_batch_make_up_the_whole(view):
         parts = [view(o, Share(seed().manual_seed(7), rank, world))
                  for rank, o in enumerate(x.chunk(world))]
         assert torch.equal(torch.cat(parts), whole)
+
+
+def entry(tmp_path, processes, out):
+    "The documented command, on CPUs; the folder it made."
+    hyper = dict(encoder="conv", dropout=0.0, stem_dropout=0.0)
+    command = ["-m", "biossl.train.spread", "--method", "simclr", "--profile", "smoke",
+               "--batch", "8", "--lr", "1e-4", "--hyper", json.dumps(hyper), "--out", str(out)]
+    in_processes(processes, command, tmp_path, BIOSSL_HOME=str(tmp_path / "home"), BIOSSL_DATA="")
+    return out
+
+
+def test_the_command_makes_the_same_method_in_one_process_and_in_two(tmp_path):
+    one, two = (entry(tmp_path, n, tmp_path / f"out{n}") for n in (1, 2))
+    a, b = (load_method(o / "method").state_dict() for o in (one, two))
+    for name, value in a.items(): np.testing.assert_allclose(b[name], value, atol=1e-5)
+    losses = [json.loads((o / "losses.json").read_text()) for o in (one, two)]
+    assert len(losses[0]) == 1
+    np.testing.assert_allclose(*losses, atol=1e-5)
+    assert not list((tmp_path / "home" / "checkpoints").glob("*"))
+
+
+def test_a_cluster_says_what_this_machine_says(home, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "300s")
+    schedule = Schedule(epochs=1, steps=1, batch=8, tune_epochs=1)
+    methods = [("chance", (), "probe"), ("simclr", (("encoder", "conv"),), "probe"),
+               ("simclr", (("encoder", "conv"),), "finetune")]
+    runs = [Run(f"{method} {judge}", method, hyper, options=(("seconds", 60.0), ("subjects", 6)),
+                windowing=Windowing(seconds=10.0), fold=fold, folds=2, schedule=schedule, judge=judge)
+            for method, hyper, judge in methods for fold in (0, 1)]
+    monkeypatch.setenv("BIOSSL_HOME", str(home / "there"))
+    pack(*runs[0].source())
+    with (distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
+          as cluster, distributed.Client(cluster)):
+        there = launch(runs, backend="dask", progress=False).whole()
+    assert len(there.records) == 6
+    monkeypatch.setenv("BIOSSL_HOME", str(home / "here"))
+    here = launch(runs, workers=1, progress=False).whole()
+    assert there.predictions.equals(here.predictions)
+    assert [o["final_loss"] for o in there.records] == [o["final_loss"] for o in here.records]

@@ -10,6 +10,7 @@ __all__ = ['MOST', 'train_stacked', 'Launched', 'launch', 'pretrained', 'find_wo
 import contextlib
 import json
 import sys
+import threading
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -302,16 +303,17 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto",
            stacked="auto") -> Launched:
     """Predictions and records of all `runs`; finished ones are found in `home()/runs`, not rerun.
 
-    `workers` processes (auto: one a core) under any `backend` of joblib (loky here; dask or ray on
-    a cluster whose machines share `BIOSSL_HOME`). `device`: cpu, cuda, or auto. `stacked`: whether
+    `workers` processes under any `backend` of joblib (loky here, auto: one a core; dask or ray on
+    a cluster whose machines share `BIOSSL_HOME`, auto: all it has). `device`: cpu, cuda, or auto. `stacked`: whether
     the folds and seeds of a row are first trained in one model, here; auto: on a GPU.
     """
     runs = list(runs)
+    side_by_side = -1 if workers == "auto" and backend in ("dask", "ray") else find_workers(workers)
     workers, device = find_workers(workers), find_device(device)
     jobs, failures = _prepare(runs, workers, device)
     if device != "cpu" if stacked == "auto" else stacked: train_stacked(jobs)
     pending = {o.key: o for o in jobs if not o.target.is_dir()}
-    failures += _work(_grouped(pending.values()), workers, backend, progress)
+    failures += _work(_grouped(pending.values()), side_by_side, backend, progress)
     done = [o for o in jobs if o.target.is_dir()]
     return Launched(_gather(done), [_stored(o) for o in done], failures)
 
@@ -421,6 +423,9 @@ def _warm_up():
     import sklearn.linear_model
 
 
+_ALONE = threading.Lock()
+
+
 def _attempt(jobs) -> list[tuple[str, dict | None]]:
     "The keys of the jobs, each with its failure if it failed."
     _warm_up()
@@ -428,9 +433,10 @@ def _attempt(jobs) -> list[tuple[str, dict | None]]:
 
 
 def _attempt_one(job):
+    from joblib import parallel_config
     if job.target.is_dir(): return job.key, None   # a worker died after it
-    try:
-        with one_thread(): _execute(job)
+    try:   # one at a time in a process, for torch's state is the process's; and none within it
+        with _ALONE, parallel_config("sequential"), one_thread(): _execute(job)
     except Exception as e: return job.key, _failure(job.run, e)
     return job.key, None
 
@@ -455,7 +461,7 @@ def _outcomes(groups, workers, backend):
         return
     seen = set()
     with parallel_config(backend=backend, n_jobs=workers):
-        how = "generator_unordered" if backend in ("loky", "threading") else "list"
+        how = "generator_unordered" if backend in ("loky", "threading", "dask") else "list"
         try:
             for outcomes in Parallel(return_as=how)(delayed(_attempt)(o) for o in groups):
                 seen |= {key for key, _ in outcomes}
