@@ -9,7 +9,7 @@ READY   := $(VENV)/installed
 PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
-OPTIONS_05_tsta_ablation ?= -p clock_profile quick
+OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(PUBLISHED_COHORT) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 
