@@ -110,8 +110,7 @@ def test_other_windows_than_the_packed_ones_are_asked_for_plainly(home, tmp_path
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("table", TABLES)
-def test_a_table_of_real_packed_windows(real_data, tmp_path, monkeypatch, bare, table):
+def test_a_table_of_real_packed_windows(real_data, tmp_path, bare, table="protocol.table1"):
     stores = [o.folder for o in packed(table)]
     for store in stores: shutil.copytree(store, tmp_path / "home" / "store" / store.name)
     done = grid(bare, table, tmp_path / "out", "1", BIOSSL_HOME=str(tmp_path / "home"))
