@@ -140,7 +140,7 @@ NIGHT = Schedule(epochs=15, lr=3e-4, every=4, tune_epochs=10, tune_lr=3e-4, prec
 BRIEF = ("smoke", "quick")   #: profiles in which a table looks at shorter windows of the simulator
 
 PROFILES = {o.name: o for o in (
-    Profile("smoke", Schedule(epochs=1, steps=1, tune_epochs=1), subjects=6, seconds=90.0, folds=2,
+    Profile("smoke", Schedule(epochs=1, steps=1, tune_epochs=1), subjects=8, seconds=90.0, folds=2,
             resamples=200),
     Profile("quick", Schedule(epochs=3, lr=1e-3, tune_epochs=3, tune_lr=1e-3, precision="auto")),
     Profile("paper", Schedule(), subjects=100, seconds=1200.0, seeds=5,
