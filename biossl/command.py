@@ -167,8 +167,9 @@ def tables(folders: Annotated[Optional[list[Path]], typer.Argument(
         for path, same in rebuild(folder, declared, write=not check).items():
             typer.echo(f"{path}: {'as stored' if same else 'differs' if check else 'rewritten'}")
             different += not same
+        records = stored_records(folder)
         for table in declared:
-            for row, why in stale_rows(table, stored_records(folder)).items():
+            for row, why in stale_rows(table, records).items():
                 typer.echo(f"  {table.name}, {row}: stale, {why}")
     if check and different: raise typer.Exit(1)
 

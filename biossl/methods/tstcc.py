@@ -6,7 +6,6 @@
 __all__ = ['EMBEDS', 'PUBLISHED', 'ContextBlock', 'Foreteller', 'horizon', 'TSTCC']
 
 # %% ../../nbs/methods/tstcc.ipynb #4498c982
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from .contract import Loss, Method, check_method, get_method
 from ..nn.encoders import STEM, Branches, Stem
 from ..nn.layers import Dropout, parameters, stacked
 from ..nn.losses import nt_xent, temporal_contrast, unit
+from ..nn.transformer import attend
 from ..nn.views import drawn_once, jitter, permute, scaling
 
 # %% ../../nbs/methods/tstcc.ipynb #0c050d6f
@@ -37,15 +37,7 @@ class ContextBlock(nn.Module):
         return x + self.drop(self.each(self.norms[1](x)))
 
     def _attend(self, x, seen):
-        # In plain steps: torch's fused one has a very slow gradient in bfloat16 on CPUs.
-        n, length, width = x.shape
-        parts = self.taken(x).view(n, length, 3, self.heads, width // self.heads)
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        logits = query * width ** -0.5 @ key.transpose(-1, -2)
-        if seen is not None: logits = logits.masked_fill(~seen, -math.inf)
-        weights = logits.softmax(-1)
-        gathered = weights.to(value.dtype) @ value
-        return self.given(gathered.transpose(1, 2).reshape(n, length, width))
+        return self.given(attend(self.taken(x), self.heads, x.shape[-1] ** -0.5, seen=seen))
 
 
 class Foreteller(nn.Module):

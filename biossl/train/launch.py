@@ -304,8 +304,9 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto",
     """Predictions and records of all `runs`; finished ones are found in `home()/runs`, not rerun.
 
     `workers` processes under any `backend` of joblib (loky here, auto: one a core; dask or ray on
-    a cluster whose machines share `BIOSSL_HOME`, auto: all it has). `device`: cpu, cuda, or auto. `stacked`: whether
-    the folds and seeds of a row are first trained in one model, here; auto: on a GPU.
+    a cluster whose machines share `BIOSSL_HOME`, auto: all it has). `device`: cpu, cuda, or auto.
+    `stacked`: whether the folds and seeds of a row are first trained in one model, here; auto: on
+    a GPU.
     """
     runs = list(runs)
     side_by_side = -1 if workers == "auto" and backend in ("dask", "ray") else find_workers(workers)
