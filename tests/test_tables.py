@@ -381,15 +381,15 @@ def test_brief_profiles_look_at_shorter_windows_of_the_simulator(profile, cohort
 
 def test_a_table_says_what_its_chapter_can_pay_for_where_there_is_no_gpu(home, monkeypatch):
     import biossl.train.launch as launching
-    from biossl.train.profiles import NIGHT, get_profile
+    from biossl.train.profiles import TWO_CORES, get_profile
     asked = []
     def spy(runs, **_):
         asked.extend(runs)
         return launching.Launched(pd.DataFrame(), [], [])
     monkeypatch.setattr(launching, "launch", spy)
-    table = replace(TABLE, cut=NIGHT, cut_seeds=1)
+    table = replace(TABLE, cut=TWO_CORES, cut_seeds=1)
     for device, of, schedule, seeds in (
-            ("cpu", table, NIGHT.on("cpu"), {0}),
+            ("cpu", table, TWO_CORES.on("cpu"), {0}),
             ("cuda", table, get_profile("paper").schedule, set(range(5))),
             ("cpu", TABLE, get_profile("paper").cut, set(range(5)))):
         asked.clear()

@@ -27,7 +27,7 @@ from biossl.train.launch import Run, launch, run_key, split_rows
 from biossl.train.loop import batch_rows
 from biossl.train.pretrain import pretrain, steps_of, thinned, unlabelled
 from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
-from biossl.train.profiles import NIGHT, Schedule, get_profile
+from biossl.train.profiles import TWO_CORES, Schedule, get_profile
 from biossl.train.runs import weights_key
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
@@ -414,11 +414,11 @@ def test_a_profile_decides_the_precision_and_a_table_what_it_can_pay_for(monkeyp
     for there in (True, False):
         monkeypatch.setattr(profiles, "has_bfloat16", lambda device, there=there: there)
         decided = "bfloat16" if there else "float32"
-        night = get_profile("paper").on("cpu", NIGHT, 1)
-        assert night.schedule == replace(NIGHT, precision=decided) and night.seeds == 1
-        assert get_profile("quick").on("cpu", NIGHT, 1).schedule.precision == decided
+        night = get_profile("paper").on("cpu", TWO_CORES, 1)
+        assert night.schedule == replace(TWO_CORES, precision=decided) and night.seeds == 1
+        assert get_profile("quick").on("cpu", TWO_CORES, 1).schedule.precision == decided
     paper = get_profile("paper")
-    assert paper.on("cuda", NIGHT, 1) == paper and paper.on("cpu").schedule == paper.cut
+    assert paper.on("cuda", TWO_CORES, 1) == paper and paper.on("cpu").schedule == paper.cut
     for wrong in (dict(precision="float8"), dict(optimiser="adma"), dict(every=0), dict(batch=0)):
         with pytest.raises(RequestError, match=next(iter(wrong))): Schedule(**wrong)
 
