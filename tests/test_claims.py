@@ -21,6 +21,7 @@ from biossl.evaluation.statistics import (Answers, Difference, Estimate, Resampl
 from biossl.evaluation.tables import Row, Table, save
 from biossl.methods.contract import get_method
 from biossl.nn.layers import parameters
+from biossl.train.profiles import get_profile
 
 PPG = (("signals", ("ppg",)),)
 BRIEF = Windowing(seconds=10, hop=30)
@@ -255,8 +256,8 @@ def test_resolution_is_that_of_the_peoples_own_shares(ran):
     right = (mine["score_1"] > mine["score_0"]) == (mine["truth"].astype(int) == 1)
     shares = right.groupby(mine["subject"]).mean()
     found = resolution(results, "Pulse")
-    assert found.subjects == 6 and found.sd == pytest.approx(shares.std(ddof=1))
-    assert found.half_width == detectable_difference(6, found.sd)
+    assert found.subjects == len(shares) and found.sd == pytest.approx(shares.std(ddof=1))
+    assert found.half_width == detectable_difference(len(shares), found.sd)
     assert resolution(results, "Pulse", "Pulse again").half_width == 0
 
 
@@ -264,12 +265,13 @@ def test_rows_are_looked_into_as_they_were_run(ran):
     runs = runs_of(TABLE, "Network", "simulated", "smoke", device="cpu")
     assert {o.key for o in runs} <= {o["key"] for o in ran[1].records} and len(runs) == 2
     windows, task = opened(runs[0])
-    assert len(windows) == 18 and task.name == "af"
+    # ninety seconds of each person, cut into 10 s every 30 s
+    assert len(windows) == 3 * get_profile("smoke").subjects and task.name == "af"
     told = learned({"Pulse": runs_of(TABLE, "Pulse", "simulated", "smoke"), "Network": runs}, "cpu", 50)
     assert told.row.tolist() == ["Pulse"] * 2 + ["Network"] * 2
     assert set(told.target) == set(beat_targets(windows)) and (told.low <= told.high).all()
     warps = tested_warps(runs, "cpu")
-    assert len(warps) == 2 * len(windows) and warps.groupby("signal").window.nunique().eq(18).all()
+    assert len(warps) == 2 * len(windows) and warps.groupby("signal").window.nunique().eq(len(windows)).all()
     assert np.allclose(warps.seconds, warps.b * 5) and np.allclose(warps.samples, warps.b * 419 / 2)
     with pytest.raises(MethodError, match="no branches"):
         read_warps(get_method("raw_moments"), windows, np.arange(2))

@@ -37,7 +37,7 @@ def a_batch(n=6, samples=420):
 
 # -- the contract ------------------------------------------------------------------------------
 HYPER = {"combined": dict(members=(("clinical", ()), ("context", (("levels", 4),)))),
-         "tstcc": dict(seconds=5.0)}
+         "tstcc": dict(seconds=5.0), "tstcc_untrained": dict(seconds=5.0)}
 PPG = dict(signals=("ppg",))
 MORE = [
     ("random_init", dict(readout="mean")), ("random_init", dict(encoder="conv", **PPG)),
@@ -376,9 +376,9 @@ def golden(name, hyper, samples, batch):
 
 #: Method, hyper-parameters, samples of a window, batch: all as by default (but the windows'
 #: length), and the small encoder.
-CASES = {name: (name, {"tstcc": dict(seconds=5.0)}.get(name, {}), 210, 8) for name in (
-    "tsta", "simclr", "clip", "byol", "tstcc", "random_init", "supervised", "lstm", "bilstm",
-    "random_conv")}
+CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
+    "tsta", "simclr", "clip", "byol", "tstcc", "tstcc_untrained", "random_init", "supervised",
+    "lstm", "bilstm", "random_conv")}
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
 
 #: Version, losses and embeddings that `golden` gave when it was written: torch 2.13.0, one CPU
@@ -410,6 +410,8 @@ GOLDEN = {
         6.15843, 6.101431, 6.025387, 6.040492, 6.110305, 6.273511, 6.121162, 6.207268, 5.933071,
         6.008162, 5.949526], [
         0.41754, 2.183275, 0.332682, 1.595867, 0.421578, 2.057865, 0.374869, 1.837851]),
+    "tstcc_untrained": ("1", [], [
+        0.329524, 2.334644, 0.501333, 1.767634, 0.308898, 2.229853, 0.511178, 2.011105]),
     "random_init": ("1", [], [
         -0.148674, -0.276913, -0.122162, 0.060417, -0.206518, -0.310807, -0.128142, -0.059145]),
     "supervised": ("1", [], [

@@ -20,7 +20,7 @@ from ..methods.contract import as_tensor
 NUMBERS = ("a", "b", "g", "o", "q")   #: stretch, shift, gain, offset, gate
 
 
-def read_warps(method, windows, rows, batch: int = 256):
+def read_warps(method, windows, rows, batch: int = 64):
     """What the localisers of `method` say of the windows `rows`: a frame, a line per window and signal.
 
     Columns: `window`, `signal`, the five numbers, `seconds` (the shift in s) and `samples` (the shift

@@ -36,6 +36,7 @@ table1 = Table(
         Row("Chance", "chance", penalties=fixed),
         Row("Random init, probe", "random_init", warped),
         Row("Random init, fine-tuned", "random_init", warped, judge="finetune"),
+        Row("TS-TCC untrained, probe", "tstcc_untrained"),
         Row("Supervised, same network", "supervised", warped, judge="finetune"),
         Row("Labels shuffled, probe", "tsta", labels="shuffled"),
         Row("Raw mean and sd", "raw_moments", penalties=fixed),

@@ -76,7 +76,7 @@ def tuning(method, head, rows, codes, classes: int, schedule) -> Course:
              classes=classes, codes=codes.tolist()))
 
 # %% ../../nbs/train/finetune.ipynb #5e76ebe7
-def scores(method, head, windows, rows, device="cpu", batch: int = 256) -> np.ndarray:
+def scores(method, head, windows, rows, device="cpu", batch: int = 64) -> np.ndarray:
     "Probabilities `(len(rows), K)` of the classes, float64."
     method, head = method.to(device).eval(), head.to(device).eval()
     logits = infer(lambda o: head(method.embed(o)), method.keys, windows, rows, device, batch)

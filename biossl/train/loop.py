@@ -217,7 +217,7 @@ def _repeatable():
     finally: torch.use_deterministic_algorithms(before)
 
 # %% ../../nbs/train/loop.ipynb #370c6efb
-def infer(ask: Callable, keys, windows, rows, device="cpu", batch: int = 256) -> np.ndarray:
+def infer(ask: Callable, keys, windows, rows, device="cpu", batch: int = 64) -> np.ndarray:
     "What `ask(batch)` says of the windows `rows`, `(len(rows), D)` float32."
     out = []
     with torch.inference_mode():
@@ -227,7 +227,7 @@ def infer(ask: Callable, keys, windows, rows, device="cpu", batch: int = 256) ->
     return np.concatenate(out)
 
 
-def embed_windows(method, windows, device="cpu", batch: int = 256) -> np.ndarray:
+def embed_windows(method, windows, device="cpu", batch: int = 64) -> np.ndarray:
     "The embeddings `(N, D)` of all `windows`."
     method = method.to(device).eval()
     return infer(method.embed, method.keys, windows, np.arange(len(windows)), device, batch)
