@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator
 
-from .challenge_2020 import coded_recording, coded_records
+from .challenge_2020 import coded_or_left_out, coded_records
 from .registry import Card, Cohort
 from .statements import AF, AGE, DX, SEX
 from .twelve_lead import read_table
-from ..data.recordings import Recording
+from ..data.recordings import LeftOut, Recording
 
 # %% ../../nbs/cohorts/chapman_ningbo.ipynb #61d11c27
 def condition_names(folder: Path) -> dict[str, str]:
@@ -49,9 +49,16 @@ class ChapmanNingbo(Cohort):
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All recordings below `WFDBRecords`, sorted by path; `conditions` holds all codes by name."
+        return (o for o in self.screened(folder) if isinstance(o, Recording))
+
+    def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
+        "The recordings, and a note of each that lacks a lead."
         names = condition_names(folder)
         for path in coded_records(Path(folder) / "WFDBRecords"):
-            record, ecg, labels = coded_recording(path)
-            found = [names.get(o, o) for o in labels["codes"].split(",")]
-            yield Recording(record.name, record.name, {"ecg": ecg},
-                            labels=labels | {"conditions": ",".join(found)}, cohort=self.name)
+            read = coded_or_left_out(path)
+            yield read if isinstance(read, LeftOut) else self._recording(*read, names)
+
+    def _recording(self, record, ecg, labels, names) -> Recording:
+        found = [names.get(o, o) for o in labels["codes"].split(",")]
+        return Recording(record.name, record.name, {"ecg": ecg},
+                         labels=labels | {"conditions": ",".join(found)}, cohort=self.name)

@@ -6,6 +6,7 @@
 __all__ = ['Remote', 'Card', 'Task', 'Cohort', 'cohort_names', 'get_cohort', 'at_hand', 'locate']
 
 # %% ../../nbs/cohorts/registry.ipynb #fb38b92c
+import hashlib
 import json
 import math
 import shutil
@@ -15,8 +16,8 @@ from pathlib import Path
 from typing import Iterator
 
 from ..data.errors import CohortError, RequestError, nearest
-from ..data.places import data_folders, home
-from ..data.recordings import Recording
+from ..data.places import data_folders, home, whole_folder
+from ..data.recordings import LeftOut, Recording
 from ..data.store import origin, stores_of
 
 # %% ../../nbs/cohorts/registry.ipynb #41009b35
@@ -96,8 +97,18 @@ class Cohort:
         "All recordings under `folder`, in a fixed order, one in memory at a time."
         raise NotImplementedError
 
+    def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
+        "What `pack` reads: all recordings, and among them a note of each that is left out."
+        return self.recordings(folder)
+
+    @property
+    def parts(self) -> tuple["Cohort", ...]:
+        "The cohorts that this one is made of, each in a folder of its name; most have none."
+        return ()
+
     def count(self, folder: Path) -> int:
         "How many recordings lie under `folder`, told from the names of files alone."
+        if self.parts: return sum(o.count(Path(folder) / o.name) for o in self.parts)
         return sum(1 for _ in Path(folder).glob(self.pattern))
 
     def fingerprint(self, folder: Path) -> dict:
@@ -105,15 +116,20 @@ class Cohort:
 
         If `folder` is a store, the files are those it was made of.
         """
-        return dict(cohort=self.name, options=asdict(self), reader=self.reader,
-                    files=_files(folder) if folder else [])
+        made = dict(cohort=self.name, options=asdict(self), reader=self.reader,
+                    files=_files(folder, [o.name for o in self.parts]) if folder else [])
+        return made | dict(parts=[o.fingerprint(None) for o in self.parts]) if self.parts else made
 
 
-def _files(folder: Path) -> list:
-    "Path and size of each file below `folder`, or of those that the store there was made of."
+def _files(folder: Path, parts=()) -> list:
+    """Path and size of each file below `folder`, or of those that the store there was made of.
+
+    With `parts`, of the files below these folders in it, which may be links.
+    """
     if made_of := origin(folder): return made_of["files"]
+    below = [Path(folder) / o for o in parts] or [Path(folder)]
     return sorted((o.relative_to(folder).as_posix(), o.stat().st_size)
-                  for o in Path(folder).rglob("*") if o.is_file())
+                  for part in below for o in part.rglob("*") if o.is_file())
 
 # %% ../../nbs/cohorts/registry.ipynb #ee07aee0
 def _rooms() -> dict[str, type]:
@@ -186,7 +202,11 @@ def _archive(name: str) -> Path | None:
 
 
 def at_hand(cohort: Cohort) -> str:
-    "Where the cohort is: a folder's path, an archive's path, `made` (simulated), or empty."
+    """Where the cohort is: a folder's path, an archive's path, `made` (simulated), or empty.
+
+    Of a cohort made of several, their common folder, once it is gathered; else all their places.
+    """
+    if cohort.parts: return _parts_at_hand(cohort)
     if not cohort.layout: return "made"
     for folder in _places(cohort.name):
         if (folder / cohort.layout).exists(): return str(folder)
@@ -199,6 +219,7 @@ def locate(cohort: Cohort) -> Path | None:
     Where the recordings are not at hand but windows of them are packed, it is the store's folder:
     `pack` finds every store made of the same recordings by it.
     """
+    if cohort.parts: return _gather(cohort)
     if not cohort.layout: return None
     for folder in _places(cohort.name):
         if (folder / cohort.layout).exists(): return folder
@@ -225,3 +246,36 @@ def _store(cohort: Cohort) -> Path | None:
                       f"{', '.join(o.name for o in stores)}", where=cohort.name,
                       remedy=f"keep those of one in {home() / 'store'}, or name the recordings' "
                              "parent folder in BIOSSL_DATA")
+
+# %% ../../nbs/cohorts/registry.ipynb #cca58d90
+def _gathered(cohort: Cohort, places) -> Path:
+    "The folder of links to these places of the cohort's parts."
+    told = hashlib.sha256("\n".join(map(str, places)).encode()).hexdigest()[:12]
+    return home() / "gathered" / f"{cohort.name}-{told}"
+
+
+def _parts_at_hand(cohort: Cohort) -> str:
+    places = [at_hand(o) for o in cohort.parts]
+    if not all(places): return ""
+    folder = _gathered(cohort, places)
+    return str(folder) if folder.is_dir() else "; ".join(places)
+
+
+def _gather(cohort: Cohort) -> Path:
+    "The folder with a link to each part; raises `CohortError` naming the parts that are absent."
+    if absent := [o.name for o in cohort.parts if not at_hand(o)]:
+        if store := _store(cohort): return store
+        _say_absent(cohort, absent)
+    places = [locate(o) for o in cohort.parts]
+    if not (folder := _gathered(cohort, places)).is_dir():
+        with whole_folder(folder) as passing:
+            for part, place in zip(cohort.parts, places): (passing / part.name).symlink_to(place)
+    return folder
+
+
+def _say_absent(cohort: Cohort, absent: list[str]):
+    there = ",".join(o.name for o in cohort.parts if o.name not in absent)
+    raise CohortError(f"is made of {len(cohort.parts)} cohorts, of which are not at hand: "
+                      f"{', '.join(absent)}", where=cohort.name, field="members",
+                      remedy=f"biossl fetch {absent[0]}, or name its parent folder in BIOSSL_DATA"
+                             + (f", or go without: members={there}" if there else ""))

@@ -21,7 +21,7 @@ import numpy as np
 
 from .errors import RecordingError, RequestError, StoreError, nearest
 from .places import home, sweep, whole_file, whole_folder
-from .recordings import Recording
+from .recordings import LeftOut, Recording
 from .windowing import Cut, Windowing, cut
 
 _all_ = ["Windowing"]
@@ -124,11 +124,11 @@ def pack(cohort, windowing: Windowing, folder=None, workers: int = 1) -> "Window
     """The windows of `cohort`, packed under `BIOSSL_HOME/store` at first, and found afterwards.
 
     `folder` is where the cohort's files lie (`cohorts.registry.locate(cohort)`; None if it needs
-    none; a store, if only packed windows are here). Recordings that lack a signal, are too short,
-    or repeat an earlier one are counted in `Windows.report`, and so are those kept though a signal
-    of theirs is flat from end to end. Raises `RecordingError` for a recording that cannot be used
-    for another reason, `StoreError` if nothing is left or the disk is full; then nothing is left
-    behind.
+    none; a store, if only packed windows are here). Recordings that their cohort leaves out
+    (`screened`), that lack a signal, are too short, or repeat an earlier one are counted in
+    `Windows.report`, and so are those kept though a signal of theirs is flat from end to end.
+    Raises `RecordingError` for a recording that cannot be used for another reason, `StoreError` if
+    nothing is left or the disk is full; then nothing is left behind.
     """
     made_of = cohort.fingerprint(folder)
     target = store_folder(_key(windowing, made_of))
@@ -140,8 +140,9 @@ def pack(cohort, windowing: Windowing, folder=None, workers: int = 1) -> "Window
     sweep(target.parent)
     facts = dict(cohort=cohort.name, windowing=asdict(windowing))
     with _room(target), whole_folder(target) as passing, _Packing(passing) as packing:
-        for made, digests in _cut_all(cohort.recordings(folder), windowing, workers):
-            packing.add(made, digests)
+        screened = getattr(cohort, "screened", cohort.recordings)(folder)
+        kept = (o for o in screened if not packing.left_out(o))
+        for made, digests in _cut_all(kept, windowing, workers): packing.add(made, digests)
         packing.finish(facts)
         _say_origin(passing, made_of)
     return open_windows(target)
@@ -251,6 +252,11 @@ class _Packing:
         for key in made.flat: self.flat.setdefault(key, []).append(made.recording)
         for key, rows in made.arrays.items(): self._array(key, rows, made).append(rows)
         self.index.append(made.columns)
+
+    def left_out(self, item) -> bool:
+        "Whether the cohort itself leaves this out; then why is noted."
+        if isinstance(item, LeftOut): self._drop(item.reason, item.recording)
+        return isinstance(item, LeftOut)
 
     def _drop(self, reason, *names): self.dropped.setdefault(reason, []).extend(names)
 
