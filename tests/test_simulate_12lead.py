@@ -4,7 +4,8 @@ import pytest
 
 from biossl.cohorts.registry import get_cohort
 from biossl.cohorts.statements import CLASSES
-from biossl.data.simulate_12lead import draw_person, findings, simulate_12lead
+from biossl.data.people_12lead import draw_person
+from biossl.data.simulate_12lead import findings, simulate_12lead
 
 
 @pytest.fixture(scope="module")
