@@ -16,9 +16,10 @@ NORMS = nn.BatchNorm1d, nn.BatchNorm2d
 
 @torch.no_grad()
 def kaiming_(module: nn.Module, mode: str = "fan_in", generator: torch.Generator | None = None):
-    """Convolutions normal with variance `2 / fan`, biases zero; BatchNorm the identity; linear layers as they are.
+    """Convolutions normal with variance `2 / fan`, biases zero; BatchNorm the identity.
 
-    `mode`: `fan_in` or `fan_out`. Returns `module` (He et al. 2015).
+    Linear layers stay as they are. `mode`: `fan_in` or `fan_out`. Returns `module`
+    (He et al. 2015).
     """
     for part in module.modules():
         if isinstance(part, CONVS):
@@ -36,10 +37,10 @@ def _is_stored(part: nn.Module) -> bool:
 
 @torch.no_grad()
 def xavier_(module: nn.Module, generator: torch.Generator | None = None):
-    """Weights of convolutions and linear layers Xavier normal, BatchNorm's gains `N(1, 0.02)`, its offsets 0.
+    """Weights of convolutions and linear layers Xavier normal, BatchNorm's gains `N(1, 0.02)`.
 
-    Biases of convolutions are `N(0, 1)` (a BatchNorm behind takes them away again); those of
-    linear layers stay. Returns `module` (Glorot and Bengio 2010).
+    BatchNorm's offsets are 0. Biases of convolutions are `N(0, 1)` (a BatchNorm behind takes them
+    away again); those of linear layers stay. Returns `module` (Glorot and Bengio 2010).
     """
     for part in module.modules():
         if isinstance(part, NORMS):
