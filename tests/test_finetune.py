@@ -172,7 +172,7 @@ def test_a_checkpoint_of_other_labels_or_of_pre_training_is_refused(tmp_path):
         return gather(rows, keys)
     windows.batch = dying
     with pytest.raises(KeyboardInterrupt): tuned(fresh(), windows=windows, checkpoint=path, every=1)
-    with pytest.raises(MethodError, match="another run: codes"):
+    with pytest.raises(MethodError, match="another run: truth"):
         finetune(fresh(), Stand(), ROWS, 1 - CODES, 2, LONG, checkpoint=path)
     with pytest.raises(MethodError, match="another run.*schedule"):
         tuned(fresh(), replace(LONG, head_lr=1), checkpoint=path)

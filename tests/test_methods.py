@@ -21,7 +21,15 @@ from biossl.train.profiles import Schedule
 few = settings(deadline=None, max_examples=60)
 
 
-def a_batch(n=6, samples=420):
+TWELVE = ("dino", "tsg", "clinical_12lead")   # these read twelve leads of ten seconds at 100 Hz
+
+
+def batch_for(name, n=8, samples=210):
+    "What the method reads: twelve leads are ten seconds long."
+    return a_batch(5, 1000, 12) if name in TWELVE else a_batch(n, samples)
+
+
+def a_batch(n=6, samples=420, leads=1):
     "All that a store may hold, made by NumPy alone."
     rng = np.random.default_rng(0)
     batch = dict(start=np.arange(n) * 30.0, alarm_type=np.arange(n) % 3 - 1, label=np.arange(n) % 2)
@@ -29,15 +37,18 @@ def a_batch(n=6, samples=420):
         beats = np.full((n, 1, 60), np.nan, np.float32)
         for i in range(n):
             times = np.cumsum(rng.uniform(.5, 1.1, 12 if i else 3))
+            if leads > 1: times = times[times < samples / 100]
             beats[i, 0, :len(times)] = times
-        batch |= {key: rng.normal(size=(n, 1, samples)).astype("float32"), f"{key}_beats": beats,
-                  f"{key}_moments": rng.normal(size=(n, 1, 2)).astype("float32")}
+        batch |= {key: rng.normal(size=(n, leads, samples)).astype("float32"), f"{key}_beats": beats,
+                  f"{key}_moments": rng.normal(size=(n, leads, 2)).astype("float32")}
     return batch
 
 
 # -- the contract ------------------------------------------------------------------------------
 HYPER = {"combined": dict(members=(("clinical", ()), ("context", (("levels", 4),)))),
-         "tstcc": dict(seconds=5.0), "tstcc_untrained": dict(seconds=5.0)}
+         "tstcc": dict(seconds=5.0), "tstcc_untrained": dict(seconds=5.0),
+         "dino": dict(out=64, hidden=64, bottleneck=16, crops=(("n_local", 2),)),
+         "tsg": dict(domains=("time",))}
 PPG = dict(signals=("ppg",))
 MORE = [
     ("random_init", dict(readout="mean")), ("random_init", dict(encoder="conv", **PPG)),
@@ -48,24 +59,25 @@ MORE = [
     ("tsta", dict(encoder="conv", site="none")), ("tstcc", dict(PPG, seconds=5.0)),
     ("tstcc", dict(seconds=5.0, steps=3, embed="flat")), ("lstm", dict(form="stem", read="last")),
     ("bilstm", dict(PPG, read="last")), ("random_conv", PPG), ("clinical", PPG),
-    ("raw_moments", PPG), ("chance", PPG), ("beat_rate", PPG)]
+    ("raw_moments", PPG), ("chance", PPG), ("beat_rate", PPG),
+    ("dino", dict(HYPER["dino"], domain="spectrogram")), ("tsg", dict(fusion="mean"))]
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_keeps_the_contract(name):
-    check_method(get_method(name, **HYPER.get(name, {})), a_batch(8, 210))
+    check_method(get_method(name, **HYPER.get(name, {})), batch_for(name))
 
 
 @pytest.mark.parametrize("name, hyper", MORE, ids=str)
 def test_methods_keep_the_contract_however_they_are_configured(name, hyper):
-    check_method(get_method(name, **hyper), a_batch(8, 210))
+    check_method(get_method(name, **hyper), batch_for(name))
 
 
 def test_names_of_all_methods():
     assert set(method_names()) >= {"tsta", "lstm", "bilstm", "clip", "simclr", "byol", "tstcc",
                                    "supervised", "random_init", "chance", "clinical"}
     assert {o for o in method_names() if get_method(o, **HYPER.get(o, {})).trains} == {
-        "tsta", "simclr", "clip", "byol", "tstcc"}
+        "tsta", "simclr", "clip", "byol", "tstcc", "dino"}
 
 
 class Plain(Method):
@@ -363,7 +375,8 @@ def golden(name, hyper, samples, batch):
     The rate is small on purpose: at 3e-4 a change of the weights by 1e-7, as another processor
     makes, already moves a loss by 3e-3 (Adam amplifies signs of tiny gradients); at 3e-5 by 3e-7.
     """
-    store, threads = Stand(a_batch(40, samples)), torch.get_num_threads()
+    store = Stand(a_batch(40, samples, 12 if name in TWELVE else 1))
+    threads = torch.get_num_threads()
     method = get_method(name, seed=0, **hyper)
     schedule = Schedule(epochs=10, batch=batch, lr=3e-5, steps=20)
     torch.set_num_threads(1)
@@ -380,6 +393,7 @@ CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
     "tsta", "simclr", "clip", "byol", "tstcc", "tstcc_untrained", "random_init", "supervised",
     "lstm", "bilstm", "random_conv")}
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
+CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg")}
 
 #: Version, losses and embeddings that `golden` gave when it was written: torch 2.13.0, one CPU
 #: thread. Another value means another behaviour: raise the method's version, then put down what
@@ -412,6 +426,12 @@ GOLDEN = {
         0.41754, 2.183275, 0.332682, 1.595867, 0.421578, 2.057865, 0.374869, 1.837851]),
     "tstcc_untrained": ("1", [], [
         0.329524, 2.334644, 0.501333, 1.767634, 0.308898, 2.229853, 0.511178, 2.011105]),
+    "dino": ("1", [2.13821, 2.336203, 2.638238, 2.25805, 2.317312, 2.72297, 2.655641, 2.636685,
+        3.575997, 3.55619, 3.934139, 4.178958, 4.045387, 3.21501, 4.07476, 4.269441, 4.933565,
+        4.974182, 4.723022, 5.158294], [6.922311, 6.295127, 2.484793, 3.220652, 4.652909,
+        6.578027, 1.865764, 3.328313]),
+    "tsg": ("1", [], [0.460058, 0.272835, 0.295122, 0.158189, 0.509, 0.251845, 0.293503,
+        0.1452]),
     "random_init": ("1", [], [
         -0.148674, -0.276913, -0.122162, 0.060417, -0.206518, -0.310807, -0.128142, -0.059145]),
     "supervised": ("1", [], [

@@ -16,6 +16,7 @@ from typing import Mapping
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..data.errors import MethodError, nearest
 from ..data.places import whole_file, whole_folder
@@ -36,6 +37,7 @@ class Method(nn.Module):
     trains = False    # has a loss without labels, and gains by minimising it
     scratch = False   # is only ever trained with labels, from random weights
     least_batch = 1   # windows without which its loss has no meaning
+    stacks = True     # its runs may be trained in one model
 
     @dataclass(frozen=True)
     class Config:
@@ -79,6 +81,51 @@ class Method(nn.Module):
 
     def after_step(self, step: int, steps: int):
         "Called without gradients after each of `steps` optimiser steps: where a teacher moves."
+
+    def prepare(self, windows, rows):
+        "Called before training on `rows` of `windows`: where numbers of the data are taken."
+
+    def begin(self, steps: int, per_epoch: int):
+        "Called before pre-training, with its steps in all and in an epoch."
+
+    def groups(self, lr: float) -> list[dict]:
+        "The optimiser's parameter groups for pre-training."
+        return [dict(params=self.parameters(), lr=lr)]
+
+    def pace(self, step: int, steps: int) -> tuple[float, float | None]:
+        "For a step of pre-training: a factor of the rate, and the decay of what decays (or None)."
+        return 1.0, None
+
+    def diagnose(self, batch: Mapping) -> dict[str, float]:
+        "What is worth recording of a pre-trained method, from a batch that it was trained on."
+        return {}
+
+    @classmethod
+    def origins(cls, config) -> tuple[tuple[str, tuple], ...]:
+        "Methods with hyper-parameters (pairs) whose pre-trained weights it begins with."
+        return ()
+
+    def adopt(self, trained: list["Method"]):
+        "Take over the weights of its `origins`; raises `MethodError` unless every one is used."
+
+    def lessons(self, batch: Mapping, truth: torch.Tensor, generator: torch.Generator):
+        "What a step with labels shows, `(batch, truth)`: the windows as they are."
+        return batch, truth
+
+    def taught(self, head: nn.Module, batch: Mapping, truth: torch.Tensor) -> torch.Tensor:
+        "The loss of what `lessons` gave: cross-entropy of class numbers, or of each of many labels."
+        logits = head(self.embed(batch)).float()
+        if truth.ndim == 1: return F.cross_entropy(logits, truth)
+        return F.binary_cross_entropy_with_logits(logits, truth.float())
+
+    def answer(self, head: nn.Module, batch: Mapping, many: bool = False) -> torch.Tensor:
+        "Probabilities `(N, K)`, float64; of `many` labels each by itself."
+        logits = head(self.embed(batch)).double()
+        return logits.sigmoid() if many else logits.softmax(1)
+
+    def asides(self, batch: Mapping) -> dict[str, torch.Tensor]:
+        "Numbers `(N,)` by name that are kept beside its answers."
+        return {}
 
 # %% ../../nbs/methods/contract.ipynb #2ab71dc1
 def _rooms() -> dict[str, type]:

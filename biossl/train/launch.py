@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,17 +22,18 @@ import torch
 
 from ..cohorts.registry import Task
 from ..data.errors import BiosslError, MethodError, RequestError, StoreError
-from ..data.places import home, whole_folder
+from ..data.places import home, whole_file, whole_folder
 from ..data.splits import assert_one_name
 from ..data.store import open_windows, pack, store_folder, store_key
-from ..methods.contract import get_method, load_method, method_class, save_method
+from ..methods.contract import (Method, as_tensor, get_method, load_method, method_class,
+                                      save_method)
 from .finetune import finetune, scores, tuning_epochs
-from .loop import embed_windows
+from .loop import embed_windows, infer
 from .pretrain import check_batch, pretrain, thinned, unlabelled
-from .probe import JUDGE, probe
+from .probe import JUDGE, boost_labels, probe
 from .stack import finetune_stack, pretrain_stack
-from .runs import (PRETRAINING, Run, check_judge, check_keys, hashed, run_key,
-                               split_rows, taught, truth_of, weights_key)
+from .runs import (PRETRAINING, Run, check_judge, check_keys, hashed, inner_part,
+                               run_key, split_rows, taught, truth_of, weights_key)
 
 _all_ = ["Run", "run_key", "split_rows", "truth_of"]
 
@@ -46,12 +47,16 @@ class _Job:
     task: Task
     home: str
     device: str
+    weights: str = ""   # of an origin that is only to be pre-trained: where its weights will lie
 
     @property
-    def target(self) -> Path: return Path(self.home) / "runs" / self.key
+    def target(self) -> Path: return Path(self.weights or Path(self.home) / "runs" / self.key)
 
     @property
-    def pretrains(self) -> bool: return method_class(self.run.method).trains
+    def pretrains(self) -> bool: return self.run.pretrains
+
+    @property
+    def many(self) -> bool: return self.task.kind == "multilabel"
 
 
 @lru_cache(maxsize=2)
@@ -60,21 +65,53 @@ def _opened(folder): return open_windows(folder)
 # %% ../../nbs/train/launch.ipynb #a2ac7e3d
 def _seen(job, train, test) -> np.ndarray:
     "The rows that pre-training sees."
-    windows = _opened(job.folder)
-    rows = train if job.run.split == "window" else unlabelled(windows, train, test)
-    return thinned(windows, rows, job.run.schedule.every)
+    windows, schedule = _opened(job.folder), job.run.schedule
+    if schedule.sees == "all": rows = np.arange(len(windows))
+    else: rows = train if job.run.split != "subject" else unlabelled(windows, train, test)
+    return thinned(windows, rows, schedule.every)
 
 
 def _pretrained(job, train, test):
-    "The method pre-trained on the training side, now or before, and its losses."
+    """The method pre-trained on the training side, now or before; its losses and what was found.
+
+    One that begins with the weights of others takes them over.
+    """
     run, rows = job.run, _seen(job, train, test)
+    if run.origins: return _adopting(job, train, test)
     folder = _weights(job, rows)
     if not folder.is_dir():
         method = run.build()
-        _keep(folder, method, pretrain(
+        losses = pretrain(
             method, _opened(job.folder), rows, run.schedule, seed=run.seed, device=job.device,
-            checkpoint=Path(job.home) / "checkpoints" / folder.name))
-    return load_method(folder / "method"), _losses(folder)
+            checkpoint=Path(job.home) / "checkpoints" / folder.name)
+        _keep(folder, method, losses, _diagnosed(job, method, rows))
+    return load_method(folder / "method"), _losses(folder), _diagnosis(folder)
+
+
+def _adopting(job, train, test):
+    "The method with the weights of its origins; their last losses, and what was found of each."
+    method, trained, lasts, found = job.run.build(), [], [], {}
+    for part in _origins(job):
+        one, losses, diagnosis = _pretrained(part, train, test)
+        trained.append(one)
+        lasts.append(_last(losses))
+        name = dict(part.run.hyper).get("domain", part.run.method)
+        found |= {f"{name}_{k}": v for k, v in diagnosis.items()}
+    method.adopt(trained)
+    return method, lasts, found
+
+
+def _origins(job) -> list:
+    "The jobs of the run's origins, which pre-train only."
+    return [replace(job, run=job.run.of_origin(*o)) for o in job.run.origins]
+
+
+def _diagnosed(job, method, rows, most: int = 256) -> dict[str, float]:
+    "What the method says of itself on some of the windows that it was trained on."
+    taken = np.sort(np.random.default_rng(job.run.seed).permutation(rows)[:most])
+    batch = {k: as_tensor(v, job.device)
+             for k, v in _opened(job.folder).batch(taken, method.keys).items()}
+    with torch.no_grad(): return method.to(job.device).eval().diagnose(batch)
 
 
 def _weights(job, rows) -> Path:
@@ -82,9 +119,10 @@ def _weights(job, rows) -> Path:
     return Path(job.home) / "weights" / weights_key(job.run, job.data, rows, job.device)
 
 
-def _keep(folder, method, losses):
+def _keep(folder, method, losses, diagnosis):
     with whole_folder(folder) as passing:
         save_method(method, passing / "method")
+        (passing / "diagnosis.json").write_text(json.dumps(diagnosis))
         (passing / "losses.json").write_text(json.dumps(losses))
 
 
@@ -93,6 +131,12 @@ def _losses(folder) -> list[float]:
     except (OSError, ValueError) as e:
         raise StoreError(f"stored weights are not whole: {e}", where=folder,
                          remedy="delete this folder and launch again") from e
+
+
+def _diagnosis(folder) -> dict:
+    "What was found of stored weights; nothing of those stored before there was anything to find."
+    path = folder / "diagnosis.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 @lru_cache(maxsize=2)
@@ -105,9 +149,11 @@ def _execute(job):
     "Compute and store the predictions and the record of one run."
     began = time.perf_counter()
     train, test = _sides(job)
+    if job.weights: return _pretrained(job, train, test)
     answer = _tuned if job.run.judge == "finetune" else _probed
-    said, facts = answer(job, train, test, _taught(job, train))
-    _store(job, train, test, said, facts, time.perf_counter() - began)
+    fit, inner = inner_part(job.run, _opened(job.folder), job.task, train)
+    said, facts = answer(job, train, fit, np.concatenate([inner, test]), _taught(job, train))
+    _store(job, train, inner, test, said, facts, time.perf_counter() - began)
 
 
 def _sides(job):
@@ -128,67 +174,154 @@ def _taught(job, train):
     return taught(job.run, truth_of(windows, job.task), subjects, train)
 
 
-def _store(job, train, test, said, facts, seconds):
-    "Keep the predictions and the record of a run."
-    task, windows = job.task, _opened(job.folder)
-    truth = truth_of(windows, task)
-    record = _record(job) | dict(n_train=len(train), n_test=len(test),
-                                 n_missing=len(windows) - len(train) - len(test)) | facts
+def _store(job, train, inner, test, said, facts, seconds):
+    "Keep the predictions and the record of a run; `said` of the inner part, then of the test."
+    record = _record(job) | dict(n_train=len(train), n_test=len(test), n_missing=len(
+        _opened(job.folder)) - len(train) - len(test)) | facts
+    if job.many: record["n_inner"] = len(inner)
     record["seconds"] = round(seconds, 3)
+    cut, asides = len(inner), record.pop("asides", {})
+    parts = dict(predictions=slice(cut, None)) | (dict(inner=slice(cut)) if job.many else {})
+    rows = np.concatenate([inner, test])
     with whole_folder(job.target) as passing:
-        _predictions(job, windows, test, _values(task, truth)[test], said).to_parquet(
-            passing / "predictions.parquet", index=False)
+        for name, part in parts.items():
+            beside = {f"aside_{k}": o[part] for k, o in asides.items()}
+            _predictions(job, rows[part], said[part], beside).to_parquet(
+                passing / f"{name}.parquet", index=False)
         (passing / "run.json").write_text(json.dumps(record, indent=1))
 
 
 def _values(task, truth):
-    "Classes of codes; measures as they are."
-    return truth if task.kind == "regression" else np.array([*task.classes, None], object)[truth]
+    "Classes of codes; measures and many labels as they are."
+    if task.kind in ("regression", "multilabel"): return truth
+    return np.array([*task.classes, None], object)[truth]
 
 
-def _probed(job, train, test, truth):
-    "What the probe says of the test windows, and what there is to record."
-    run, windows, losses = job.run, _opened(job.folder), []
+def _probed(job, train, fit, asked, truth):
+    "What a judge fitted on rows `fit` says of rows `asked`, and what there is to record."
+    run, windows, losses, found = job.run, _opened(job.folder), [], {}
     if job.pretrains:
-        method, losses = _pretrained(job, train, test)
+        method, losses, found = _pretrained(job, train, asked[~np.isin(asked, train)])
+        x = embed_windows(method, windows, job.device)
+    elif method_class(run.method).prepare is not Method.prepare:
+        method = run.build()
+        method.prepare(windows, fit)
         x = embed_windows(method, windows, job.device)
     else: x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
-    subjects = windows.labels("subject").astype(str)
-    done = probe(x[train], _values(job.task, truth)[train], subjects[train], x[test], job.task,
-                 inner=run.schedule.inner, penalties=run.schedule.penalties, seed=run.seed)
-    return done.scores, dict(dimensions=x.shape[1], penalty=done.penalty, final_loss=_last(losses))
+    subjects, told = windows.labels("subject").astype(str), _values(job.task, truth)
+    if run.judge == "boosting":
+        done = boost_labels(x[fit], told[fit], subjects[fit], x[asked], job.task.classes,
+                            seed=run.seed)
+    else:
+        done = probe(x[fit], told[fit], subjects[fit], x[asked], job.task, seed=run.seed,
+                     inner=run.schedule.inner, penalties=run.schedule.penalties)
+    return done.scores, dict(dimensions=x.shape[1], penalty=done.penalty,
+                             final_loss=_last(losses)) | _found(found)
 
 
-def _tuned(job, train, test, truth):
-    "What the fine-tuned method says of the test windows, and what there is to record."
-    run, windows, losses = job.run, _opened(job.folder), []
+def _found(found: dict) -> dict: return dict(found=found) if found else {}
+
+
+def _tuned(job, train, fit, asked, truth):
+    "What the method fine-tuned on rows `fit` says of rows `asked`, and what there is to record."
+    run, windows, losses, found = job.run, _opened(job.folder), [], {}
     method = run.build()
-    if job.pretrains: method, losses = _pretrained(job, train, test)
-    rows = thinned(windows, train, run.schedule.every)
+    test = asked[~np.isin(asked, train)]
+    if job.pretrains: method, losses, found = _pretrained(job, train, test)
+    rows, checkpoint = thinned(windows, fit, run.schedule.every), _checkpoint(job)
+    watch = None
+    if run.schedule.select != "last":
+        part = test if run.schedule.select == "test" else asked[:len(asked) - len(test)]
+        watch = _Watch(job, method, part, asked, checkpoint, truth)
     tuned = finetune(method, windows, rows, truth[rows], len(job.task.classes), run.schedule,
-                     seed=run.seed, device=job.device,
-                     checkpoint=Path(job.home) / "checkpoints" / job.key)
-    return _said(job, method, losses, tuned, test)
+                     seed=run.seed, device=job.device, checkpoint=checkpoint, watch=watch)
+    said, facts = _said(job, method, losses, tuned, asked) if not watch else watch.best(losses, tuned)
+    return said, facts | _found(found)
 
 
-def _said(job, method, losses, tuned, test):
-    "What the tuned method says of the test windows, and what there is to record."
-    return (scores(method, tuned.head, _opened(job.folder), test, job.device),
-            dict(final_loss=_last(losses), tuned_loss=_last(tuned.losses)))
+def _checkpoint(job) -> Path: return Path(job.home) / "checkpoints" / job.key
+
+
+class _Watch:
+    "Scores of rows `asked` after each epoch, kept beside the checkpoint; `part` chooses among them."
+    def __init__(self, job, method, part, asked, checkpoint, truth):
+        self.job, self.method, self.asked, self.folder = job, method, asked, checkpoint
+        self.chosen_on, self.truth = np.isin(asked, part), truth[asked]
+
+    def _file(self, epoch): return self.folder.with_name(f"{self.folder.name}.{epoch}.npy")
+
+    def __call__(self, epoch, head):
+        "Ask after an epoch."
+        said = scores(self.method, head, _opened(self.job.folder), self.asked, self.job.device,
+                      many=self.job.many)
+        with whole_file(self._file(epoch)) as passing:
+            with open(passing, "wb") as file: np.save(file, said)
+
+    def best(self, losses, tuned):
+        "What was said in the epoch of greatest average precision on the part, and what to record."
+        files = [self._file(o) for o in range(self.job.run.schedule.tune_epochs)]
+        files = [o for o in files if o.is_file()]
+        said = [np.load(o) for o in files]
+        ranked = [_precision(self.truth[self.chosen_on], o[self.chosen_on]) for o in said]
+        epoch = int(np.argmax(ranked))
+        for file in files: file.unlink()
+        return said[epoch], dict(final_loss=_last(losses), tuned_loss=_last(tuned.losses),
+                                 epoch=epoch + 1)
+
+
+def _precision(truth, scores) -> float:
+    "Average precision, the mean over labels that some have."
+    from sklearn.metrics import average_precision_score
+    there = truth.any(0)
+    return average_precision_score(truth[:, there], scores[:, there])
+
+
+def _said(job, method, losses, tuned, asked):
+    "What the tuned method says of the rows `asked`, and what there is to record."
+    facts = dict(final_loss=_last(losses), tuned_loss=_last(tuned.losses))
+    if type(method).asides is not Method.asides: facts["asides"] = _asides(job, method, asked)
+    return scores(method, tuned.head, _opened(job.folder), asked, job.device, many=job.many), facts
+
+
+def _asides(job, method, asked) -> dict[str, np.ndarray]:
+    "Numbers by name that the method tells beside its answers for rows `asked`."
+    made = []
+
+    def ask(batch):
+        made.append(method.asides(batch))
+        return torch.stack([*made[-1].values()], 1) if made[-1] else torch.zeros(len(batch), 0)
+
+    told = infer(ask, method.keys, _opened(job.folder), asked, job.device)
+    return dict(zip(made[0], told.T))
 
 
 def _last(losses) -> float | None: return losses[-1] if losses else None
 
 
-def _predictions(job, windows, test, truth, said):
-    "The frame of a run's predictions, a row per test window."
+def _predictions(job, rows, said, beside):
+    "The frame of a run's predictions: a row per window, or per recording if it has many labels."
     import pandas as pd
-    run = job.run
-    names = ["score"] if job.task.kind == "regression" else [f"score_{c}" for c in job.task.classes]
-    frame = pd.DataFrame(dict(run=job.key, row=run.row, fold=run.fold, seed=run.seed, window=test,
-                              recording=windows.labels("recording")[test],
-                              subject=windows.labels("subject")[test], truth=list(truth)))
-    return frame.assign(**dict(zip(names, said.T)))
+    run, task, windows = job.run, job.task, _opened(job.folder)
+    truth = truth_of(windows, task)[rows]
+    frame = pd.DataFrame(dict(run=job.key, row=run.row, fold=run.fold, seed=run.seed, window=rows,
+                              recording=windows.labels("recording")[rows],
+                              subject=windows.labels("subject")[rows])).assign(**beside)
+    if task.kind == "multilabel": return _by_recording(frame, task.classes, truth, said)
+    names = ["score"] if task.kind == "regression" else [f"score_{c}" for c in task.classes]
+    return frame.assign(truth=list(_values(task, truth)), **dict(zip(names, said.T)))
+
+
+def _by_recording(frame, classes, truth, said):
+    "One row per recording: the mean of its windows' probabilities."
+    import pandas as pd
+    first = ~frame["recording"].duplicated()
+    beside = [o for o in frame.columns if o.startswith("aside_")]
+    said = pd.DataFrame(said).join(frame[beside])
+    mean = said.groupby(pd.factorize(frame["recording"])[0]).mean()
+    frame = frame[first].reset_index(drop=True).assign(**{o: mean[o] for o in beside})
+    columns = {f"truth_{c}": o for c, o in zip(classes, truth[first].T)}
+    columns |= {f"score_{c}": mean[k].to_numpy(np.float32) for k, c in enumerate(classes)}
+    return pd.concat([frame, pd.DataFrame(columns)], axis=1)
 
 
 def _record(job) -> dict:
@@ -234,9 +367,12 @@ def _pretrains_on(job, sides):
     return None if folder.is_dir() else (folder, rows)
 
 
+def _stacks(job) -> bool: return method_class(job.run.method).stacks
+
+
 def _tunes_on(job, sides):
     "The key and the rows of a fine-tuning."
-    if job.run.judge != "finetune": return None
+    if job.run.judge != "finetune" or job.many or not _stacks(job): return None
     return job.key, thinned(_opened(job.folder), sides[job.key][0], job.run.schedule.every)
 
 
@@ -267,13 +403,14 @@ def _pretrain_together(group, sides):
     losses = pretrain_stack(methods, _opened(job.folder), rows, job.run.schedule,
                             **_together(group, "pretrain"))
     for (o, own), method, said in zip(group, methods, losses):
-        _keep(_weights(o, own), method, said)
+        _keep(_weights(o, own), method, said, _diagnosed(o, method, own))
 
 
 def _tune_together(group, sides):
     "The runs of all jobs of the group, whole; each is said to have taken its share of the time."
     began, job, rows = time.perf_counter(), group[0][0], [o for _, o in group]
-    made = [_pretrained(o, *sides[o.key]) if o.pretrains else (o.run.build(), []) for o, _ in group]
+    made = [_pretrained(o, *sides[o.key])[:2] if o.pretrains else (o.run.build(), [])
+            for o, _ in group]
     codes = [_taught(o, sides[o.key][0])[own] for o, own in group]
     tuned = finetune_stack([method for method, _ in made], _opened(job.folder), rows, codes,
                            len(job.task.classes), job.run.schedule, **_together(group, "tune"))
@@ -281,7 +418,8 @@ def _tune_together(group, sides):
             for (o, _), (method, losses), one in zip(group, made, tuned)]
     seconds = (time.perf_counter() - began) / len(group)
     for (o, _), (scored, facts) in zip(group, said):
-        _store(o, *sides[o.key], scored, facts | dict(stacked=len(group)), seconds)
+        train, test = sides[o.key]
+        _store(o, train, test[:0], test, scored, facts | dict(stacked=len(group)), seconds)
 
 # %% ../../nbs/train/launch.ipynb #7db744d6
 @dataclass(frozen=True)
@@ -290,6 +428,7 @@ class Launched:
     predictions: object     # pandas.DataFrame
     records: list
     failures: list
+    inner: object = None    # of runs with many labels: predictions of their held-out inner parts
 
     def whole(self) -> "Launched":
         "Itself, if nothing failed; else raises `MethodError` with the first error and how many."
@@ -313,10 +452,24 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto",
     workers, device = find_workers(workers), find_device(device)
     jobs, failures = _prepare(runs, workers, device)
     if device != "cpu" if stacked == "auto" else stacked: train_stacked(jobs)
+    _pretrain_origins(jobs, side_by_side, backend)
     pending = {o.key: o for o in jobs if not o.target.is_dir()}
     failures += _work(_grouped(pending.values()), side_by_side, backend, progress)
     done = [o for o in jobs if o.target.is_dir()]
-    return Launched(_gather(done), [_stored(o) for o in done], failures)
+    return Launched(_gather(done), [_stored(o) for o in done], failures,
+                    _gather([o for o in done if o.many], "inner"))
+
+
+def _pretrain_origins(jobs, workers, backend):
+    "Pre-train, each once, what several runs begin with; a failure is told by those runs."
+    parts = {}
+    for job in jobs:
+        if job.target.is_dir() or not (job.run.origins and (sides := _possible(job))): continue
+        for part in _origins(job):
+            folder = str(_weights(part, _seen(part, *sides)))
+            parts.setdefault(folder, replace(part, key=Path(folder).name, weights=folder))
+    pending = [o for o in parts.values() if not o.target.is_dir()]
+    _work([[o] for o in pending], workers, backend, progress=False)
 
 
 def pretrained(run: Run, device="auto"):
@@ -325,7 +478,7 @@ def pretrained(run: Run, device="auto"):
     if failures: raise MethodError(failures[0]["error"], where=run.row)
     job, windows = jobs[0], _opened(jobs[0].folder)
     if not job.pretrains: raise MethodError("has no pre-training", where=run.method)
-    with one_thread(): return _pretrained(job, *split_rows(job.run, windows, job.task))
+    with one_thread(): return _pretrained(job, *split_rows(job.run, windows, job.task))[:2]
 
 
 def find_workers(workers) -> int:
@@ -392,7 +545,8 @@ def _shared(job) -> str:
     "What jobs have in common that profit from one another."
     run = job.run
     facts = dict(method=run.method, config=run.config, data=job.data, seed=run.seed)
-    if job.pretrains:
+    if job.weights: return job.weights
+    if job.pretrains and not (run.origins and run.judge == "finetune"):
         facts |= {o: getattr(run, o) for o in ("task", "split", "folds", "fold")}
         facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every")}
     elif run.judge == "finetune": return job.key
@@ -421,6 +575,7 @@ def _warm_up():
     "Import now what jobs import later, or the pool takes the growth for a leak and restarts."
     import pandas
     import pyarrow.parquet
+    import sklearn.ensemble
     import sklearn.linear_model
 
 
@@ -503,15 +658,15 @@ def _bar(total, disable):
 def _stored(job) -> dict:
     "The record of a finished run, under the name by which its row was asked for now."
     with _readable(job): record = json.loads((job.target / "run.json").read_text())
-    return record | dict(row=job.run.row)
+    return record | dict(row=job.run.row, schedule=asdict(job.run.schedule))
 
 
-def _gather(jobs):
-    "One frame of all predictions."
+def _gather(jobs, name="predictions"):
+    "One frame of all predictions, or of those of inner parts."
     import pandas as pd
     frames = []
     for job in jobs:
-        with _readable(job): frame = pd.read_parquet(job.target / "predictions.parquet")
+        with _readable(job): frame = pd.read_parquet(job.target / f"{name}.parquet")
         frames.append(frame.assign(row=job.run.row))
     columns = ["run", "row", "fold", "seed", "window", "recording", "subject", "truth"]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['derived', 'batch_rows', 'Course', 'Asked', 'bounded', 'optimiser_of', 'save_checkpoint', 'load_checkpoint', 'descend',
-           'rows_key', 'walk', 'precise', 'blame', 'infer', 'embed_windows']
+           'keep_pace', 'rows_key', 'walk', 'precise', 'blame', 'infer', 'embed_windows']
 
 # %% ../../nbs/train/loop.ipynb #872aee9a
 import contextlib
@@ -45,8 +45,9 @@ class Course:
 
     `draw(batch, rows, generator)` makes what the loss needs, named tensors `(N, ...)` in a list of
     dictionaries, and `loss(drawn)` is a scalar. `groups` are the optimiser's parameter groups,
-    `facts` tell this course from any other, and `after(step, steps)` is called without gradients
-    after each step.
+    `facts` tell this course from any other, `after(step, steps)` is called without gradients
+    after each step, and `pace(step, steps)` gives a factor of the groups' rates and, or None, the
+    weight decay of the groups that have one.
     """
     model: torch.nn.Module
     keys: tuple[str, ...]                # of the batch
@@ -58,6 +59,7 @@ class Course:
     steps: int
     facts: dict
     after: Callable = lambda step, steps: None
+    pace: Callable = lambda step, steps: (1.0, None)
 
 
 class Asked(torch.nn.Module):
@@ -145,10 +147,19 @@ def descend(course: Course, windows, rows, *, seed: int = 0, device="cpu", check
     optimiser = optimiser_of(course)
 
     def step(number):
+        keep_pace(course, optimiser, number)
         taken = batch_rows(rows, course.schedule.batch, seed, number, course.per_epoch)
         return _step(course, optimiser, windows, taken, seed, number, device)
 
     return walk(course, optimiser, step, dict(seed=seed, rows=rows_key(rows)), checkpoint, every)
+
+
+def keep_pace(course: Course, optimiser, step: int):
+    "Set the optimiser's rates and decays to what the course's pace says of this step."
+    factor, decay = course.pace(step, course.steps)
+    for group, first in zip(optimiser.param_groups, course.groups):
+        group["lr"] = first["lr"] * factor
+        if decay is not None and first.get("weight_decay", 1): group["weight_decay"] = decay
 
 
 def rows_key(rows) -> str:

@@ -47,6 +47,7 @@ def check_batch(method, schedule, n: int):
 def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", checkpoint=None,
              every: int = 100) -> list[float]:
     "Train `method` in place on the `rows` of `windows`; the loss of every step, as `loop.descend`."
+    method.prepare(windows, rows)
     course = pretraining(method, schedule.on(device), len(rows))
     return descend(course, windows, rows, seed=seed, device=device, checkpoint=checkpoint,
                    every=every)
@@ -55,9 +56,10 @@ def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", ch
 def pretraining(method, schedule, n: int) -> Course:
     "The course of `method` on `n` windows; raises `MethodError` if they are too few."
     check_batch(method, schedule, n)
+    per_epoch, steps = n // min(schedule.batch, n), steps_of(schedule, n)
+    method.begin(steps, per_epoch)
     return Course(
         method, method.keys, lambda batch, _, generator: method.views(batch, generator),
-        lambda views: method(views).total, [dict(params=method.parameters(), lr=schedule.lr)],
-        schedule, n // min(schedule.batch, n), steps_of(schedule, n),
+        lambda views: method(views).total, method.groups(schedule.lr), schedule, per_epoch, steps,
         dict(method=method.name, version=method.version, config=asdict(method.config)),
-        method.after_step)
+        method.after_step, method.pace)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'JUDGES', 'LABELS', 'PRETRAINING', 'TUNING', 'PROBING', 'Run', 'run_key', 'weights_key', 'hashed',
-           'truth_of', 'split_rows', 'taught', 'check_keys', 'check_judge']
+           'truth_of', 'split_rows', 'inner_part', 'taught', 'check_keys', 'check_judge']
 
 # %% ../../nbs/train/runs.ipynb #327e9dc6
 import hashlib
@@ -15,7 +15,8 @@ import numpy as np
 
 from ..cohorts.registry import Task, get_cohort, locate
 from ..data.errors import MethodError, RequestError, nearest
-from ..data.splits import assert_disjoint, subject_folds, window_folds
+from ..data.splits import (assert_disjoint, released_folds, source_folds, subject_folds,
+                                window_folds)
 from ..data.store import Windowing, store_key
 from ..methods.contract import for_windows, get_config, get_method, method_class, tuples
 from .finetune import new_head, shuffled
@@ -23,8 +24,10 @@ from .probe import JUDGE
 from .profiles import Schedule
 
 # %% ../../nbs/train/runs.ipynb #2fd722b6
-SPLITS = ("subject", "window")    #: by person; or by window, which is wrong, to show by how much
-JUDGES = ("probe", "finetune")    #: a linear model on frozen weights; or all weights and a head
+#: By person; by window or by recording, which is wrong, to show by how much.
+SPLITS = ("subject", "window", "recording")
+#: On frozen weights a linear model, or boosted trees; or all weights and a head are trained.
+JUDGES = ("probe", "boosting", "finetune")
 LABELS = ("true", "shuffled")     #: as they are; or dealt anew over the training subjects
 
 
@@ -83,6 +86,21 @@ class Run:
         return get_method(self.method, seed=self.seed if seed is None else seed, **self._hyper)
 
     @property
+    def origins(self) -> tuple[tuple[str, tuple], ...]:
+        "The methods, with hyper-parameters, whose pre-trained weights it begins with."
+        return method_class(self.method).origins(get_config(self.method, **self._hyper))
+
+    @property
+    def pretrains(self) -> bool:
+        "Whether something is trained without labels for it: the method itself, or its origins."
+        return method_class(self.method).trains or bool(self.origins)
+
+    def of_origin(self, name: str, hyper) -> "Run":
+        "The run that pre-trains one of its origins."
+        return replace(self, row=f"{self.row} ({name})", method=name, hyper=tuple(hyper),
+                       judge="probe")
+
+    @property
     def _hyper(self) -> dict: return for_windows(self.method, dict(self.hyper), self.windowing)
 
 # %% ../../nbs/train/runs.ipynb #680cc186
@@ -99,10 +117,21 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
                                judge_version=JUDGE)
     for name in ("row", "hyper"): del facts[name]
     told = set(TUNING if run.judge == "finetune" else PROBING)
-    if kind.trains or kind.scratch: told |= {*PRETRAINING, "every"}
-    facts["schedule"] = {o: getattr(run.schedule, o) for o in told}
+    if run.pretrains or kind.scratch: told |= {*PRETRAINING, "every"}
+    facts["schedule"] = {o: getattr(run.schedule, o) for o in told} | _later(run)
+    if origins := run.origins:
+        facts["origins"] = [method_class(name).version for name, _ in origins]
     if device != "cpu": facts["device"] = device
     return hashed(facts)
+
+
+def _later(run) -> dict:
+    "What schedules learned to say later, where it is not as usual: older keys stay as they were."
+    told = dict(tune_batch=run.judge == "finetune", tune_fall=run.judge == "finetune",
+                sees=run.pretrains, select=run.judge == "finetune")
+    usual = Schedule()
+    return {o: getattr(run.schedule, o) for o, matters in told.items()
+            if matters and getattr(run.schedule, o) != getattr(usual, o)}
 
 
 def weights_key(run: Run, data: str, rows, device: str = "cpu") -> str:
@@ -124,11 +153,14 @@ def hashed(facts) -> str:
 
 # %% ../../nbs/train/runs.ipynb #e714d855
 def truth_of(windows, task: Task) -> np.ndarray:
-    "Class codes `(N,)` int, -1 where missing; for a quantity floats, NaN where missing."
+    """Class codes `(N,)` int, -1 where missing; for a quantity floats, NaN where missing.
+
+    Of many labels 0 and 1 for each, `(N, K)` int8, from a column of the index each.
+    """
+    if task.kind == "multilabel":
+        return np.stack([windows.labels(f"{task.key}_{o}") for o in task.classes], 1).astype(np.int8)
     values = windows.labels(task.key)
     if task.kind == "regression": return np.array(values, float)   # None becomes NaN
-    if task.kind == "multilabel":
-        raise MethodError("many labels have no probe yet", where=task.name)
     codes = {c: i for i, c in enumerate(task.classes)}
     return np.array([codes.get(o, -1) for o in values.tolist()])
 
@@ -136,15 +168,57 @@ def truth_of(windows, task: Task) -> np.ndarray:
 def split_rows(run: Run, windows, task: Task):
     "Rows of the training and of the test windows; raises `SplitError` where somebody is in both."
     truth = truth_of(windows, task)
-    rows = np.flatnonzero(np.isfinite(truth) if task.kind == "regression" else truth >= 0)
+    rows = _asked(truth, task)
+    fold = _folds(run, windows, truth, task, rows)
+    train, test = rows[fold != run.fold], rows[fold == run.fold]
+    if run.split == "subject":
+        subjects = windows.labels("subject").astype(str)
+        assert_disjoint(subjects[train], subjects[test], what=f"{run.row}, fold {run.fold}")
+    return train, test
+
+
+def _asked(truth, task) -> np.ndarray:
+    "The rows whose truth is known; of many labels all."
+    if task.kind == "multilabel": return np.arange(len(truth))
+    return np.flatnonzero(np.isfinite(truth) if task.kind == "regression" else truth >= 0)
+
+
+def _folds(run, windows, truth, task, rows) -> np.ndarray:
+    "The fold of each of `rows`."
+    if run.split == "recording" or task.kind == "multilabel":
+        return _folds_of_many(run, windows, truth, task)[rows]
     strata = None if task.kind == "regression" else truth[rows]
     subjects = windows.labels("subject").astype(str)
     folds = window_folds if run.split == "window" else subject_folds
-    fold = folds(_in_sight(subjects[rows]), strata, run.folds, run.seed)
-    train, test = rows[fold != run.fold], rows[fold == run.fold]
+    return folds(_in_sight(subjects[rows]), strata, run.folds, run.seed)
+
+
+def _folds_of_many(run, windows, truth, task):
+    "Folds of recordings with many labels, stratified within each source."
+    if task.kind != "multilabel" or run.split == "window":
+        raise RequestError(f"{task.name} is not split by {run.split}", where=run.row, field="split",
+                           remedy="by subject" + ", or recording" * (task.kind == "multilabel"))
+    sources = windows.labels("source").astype(str)
     if run.split == "subject":
-        assert_disjoint(subjects[train], subjects[test], what=f"{run.row}, fold {run.fold}")
-    return train, test
+        subjects = _in_sight(windows.labels("subject").astype(str))
+        return source_folds(subjects, truth, sources, run.folds, run.seed)
+    names = windows.labels("recording").astype(str)
+    _, first, of_window = np.unique(names, return_index=True, return_inverse=True)
+    return released_folds(truth[first], sources[first], run.folds,
+                          np.random.RandomState(run.seed))[of_window]
+
+
+def inner_part(run: Run, windows, task: Task, train) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of `train` to learn from, and an eighth held out by patient, to choose thresholds on.
+
+    Only where there are many labels; else all are learned from.
+    """
+    if task.kind != "multilabel": return train, train[:0]
+    subjects = windows.labels("subject").astype(str)[train]
+    sources = windows.labels("source").astype(str)[train]
+    fold = source_folds(_in_sight(subjects), truth_of(windows, task)[train], sources, 8, run.seed)
+    assert_disjoint(subjects[fold > 0], subjects[fold == 0], what=f"{run.row}, inner part")
+    return train[fold > 0], train[fold == 0]
 
 
 def _in_sight(subjects) -> np.ndarray:
@@ -174,7 +248,10 @@ def check_keys(method, task: Task, windows=None):
 
 def check_judge(method, run: Run, task: Task):
     "Raise `MethodError`, before any work, if `method` cannot be judged as `run` says."
-    if run.judge == "probe":
+    if run.judge == "boosting" and task.kind != "multilabel":
+        raise MethodError("boosted trees judge many labels only", where=run.row, field="judge",
+                          remedy="judge it by the probe")
+    if run.judge != "finetune":
         if method.scratch: raise MethodError("learns from labels only: nothing is there to probe",
                                              where=method.name, remedy="judge it by fine-tuning")
         return

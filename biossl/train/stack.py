@@ -19,7 +19,7 @@ from ..data.errors import MethodError
 from ..methods.contract import as_tensor, get_method, seeded
 from ..nn.views import Several
 from .finetune import Tuned, new_head, tuning
-from .loop import (Asked, Course, batch_rows, blame, derived, optimiser_of, precise,
+from .loop import (Asked, Course, batch_rows, blame, derived, keep_pace, optimiser_of, precise,
                                rows_key, walk)
 from .pretrain import pretrain, pretraining
 from .profiles import Schedule
@@ -48,6 +48,9 @@ def unstack(whole, models):
 def check_stack(models):
     "Raise `MethodError` unless all `models` are one network, and of layers that can be stacked."
     first = models[0]
+    if not first.stacks:
+        raise MethodError("has a pace or lessons of its own, which a stack does not keep",
+                          where=first.name, remedy="train its runs one by one, or side by side")
     for layer in first.modules():
         if isinstance(layer, nn.RNNBase):
             raise MethodError(f"{type(layer).__name__} cannot be stacked", where=first.name,
@@ -87,6 +90,7 @@ class Stacked:
     def step(self, number: int) -> list[float]:
         "One step of descent of all runs; their losses."
         schedule = self.course.schedule
+        keep_pace(self.course, self.optimiser, number)
         taken = [batch_rows(rows, schedule.batch, seed, number, self.course.per_epoch)
                  for rows, seed in zip(self.rows, self.seeds)]
         with seeded(derived(self.seeds[0], 3, number)), precise(schedule.precision, self.device):
