@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from biossl.data.errors import MethodError, RequestError
+from biossl.evaluation.challenge import (auroc_official, challenge_metrics, class_f2,
+                                         f1_macro_official, f_beta)
 from biossl.evaluation.metrics import (METRICS, decide, find_metric, mean_batch_accuracy, measure,
                                        metric_title, unjudged)
 
@@ -154,6 +156,32 @@ def test_one_of_many_labels_with_too_few_positives_is_left_out_and_named():
     assert unjudged(truth, ("a", "b", "rare")) == ()
 
 
+def test_the_challenges_metrics_look_at_calls_or_at_scores():
+    generator = np.random.default_rng(2)
+    y = (generator.random((60, 24)) < .2).astype(int)
+    s = np.clip(.4 * y + .7 * generator.random(y.shape), 0, 1)
+    calls = (s >= .3).astype(int)
+    for name, value in challenge_metrics(y, s, calls).items():
+        assert measure(name, y, s, calls) == value
+    assert measure("challenge_f2", y, s) == f_beta(y, s >= .5)
+    assert measure("f1_macro", y, s, calls) == pytest.approx(f1_macro_official(y, calls))
+    assert measure("challenge_auroc", y, s, calls) == measure("challenge_auroc", y, s, 1 - calls)
+
+
+def test_means_over_common_classes_leave_the_rare_out():
+    y, s = np.zeros((40, 3), int), np.random.default_rng(3).random((40, 3))
+    y[:20, 0], y[:10, 1], y[:9, 2] = 1, 1, 1
+    assert measure("challenge_auroc_common", y, s) == auroc_official(y[:, :2], s[:, :2])
+    assert measure("challenge_f1_common", y, s) == f1_macro_official(y[:, :2], s[:, :2] >= .5)
+    calls = y.copy()
+    calls[0, 2] = 0    # wrong of a rare class alone
+    assert measure("challenge_accuracy_common", y, s, calls) == 1
+    assert measure("challenge_accuracy", y, s, calls) == 39 / 40
+    f2 = class_f2(y, calls)   # the rare class still counts among a recording's diagnoses
+    assert measure("challenge_f2_common", y, s, calls) == f2[:2].mean()
+    assert all(np.isnan(measure(o, y[:5], s[:5])) for o in METRICS if o.endswith("_common"))
+
+
 def test_one_class_alone_has_no_ranking():
     scores = np.column_stack([[.2, .6], [.8, .4]])
     assert np.isnan(measure("auroc", np.array([1, 1]), scores))
@@ -165,7 +193,8 @@ def test_one_class_alone_has_no_ranking():
     ("auroq", [0, 1], np.eye(2)), ("mae", [0, 1], np.eye(2)), ("auroc", [0., 1.], np.zeros(2)),
     ("f1", [0, 1, 2], np.eye(3)), ("brier", [0, 1, 2], np.eye(3)), ("accuracy", [0], np.eye(2)),
     ("accuracy", np.zeros(0, int), np.zeros((0, 2))), ("mcc", np.eye(2, dtype=int), np.eye(2)),
-    ("precision", np.eye(2, dtype=int), np.eye(2))])
+    ("precision", np.eye(2, dtype=int), np.eye(2)), ("challenge", [0, 1], np.eye(2)),
+    ("challenge_auroc", [0, 1], np.eye(2)), ("challenge", np.eye(2, dtype=int), np.eye(2))])
 def test_what_does_not_fit_is_refused(name, truth, scores):
     with pytest.raises(RequestError): measure(name, truth, scores)
 

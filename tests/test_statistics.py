@@ -5,17 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import MethodError, RequestError
+from biossl.evaluation.challenge import (class_auprc, class_auroc, class_f1, class_f2, class_g2)
 from biossl.evaluation.metrics import METRICS, decide, measure
-from biossl.evaluation.statistics import (Answers, bootstrap, curve, curve_band,
-                                          detectable_difference, difference, estimate, middle,
-                                          read_answers, resample_answers, resample_subjects,
-                                          subject_scores)
+from biossl.evaluation.statistics import (Answers, Resamples, bootstrap, curve, curve_band,
+                                          class_draws, detectable_difference, difference, estimate,
+                                          middle, per_class, read_answers, resample_all,
+                                          resample_answers, resample_subjects, subject_scores)
 
 quietly = settings(deadline=None, max_examples=10)
-BINARY = [o.name for o in METRICS.values() if o.kind != "regression"]
+BINARY = [o.name for o in METRICS.values() if o.kind in ("hard", "scores")]
 MANY = [o for o in BINARY if o not in ("precision", "recall", "f1", "brier")]
 QUANTITY = [o.name for o in METRICS.values() if o.kind == "regression"]
+LABELS = [o.name for o in METRICS.values() if o.kind in ("ranks", "calls")]
 
 
 def classed(seed, classes=2, subjects=12, mixed=True, levels=8):
@@ -57,7 +60,39 @@ def windows_of(answers, resamples, b):
 
 def by_loop(name, answers, resamples):
     taken = [windows_of(answers, resamples, b) for b in range(len(resamples.weights))]
-    return [measure(name, answers.truth[k], answers.scores[k]) for k in taken]
+    calls = [None if answers.calls is None else answers.calls[k] for k in taken]
+    return [measure(name, answers.truth[k], answers.scores[k], c) for k, c in zip(taken, calls)]
+
+
+def diagnosed(seed, subjects=20):
+    """Answers of the challenge's 24 classes with calls at thresholds of their own.
+
+    Some classes nobody has, one everybody has, one is rare (below the ten of a common one).
+    """
+    generator = np.random.default_rng(seed)
+    people = np.repeat([f"s{k}" for k in range(subjects)], generator.integers(1, 4, subjects))
+    prevalence = generator.choice([0, .05, .3, .5], 24)
+    prevalence[:3] = 0, 1, .6
+    truth = (generator.random((len(people), 24)) < prevalence).astype(int)
+    truth[:, 3] = np.arange(len(people)) < 3
+    scores = np.round(.6 * generator.random(truth.shape) + .3 * truth, 1)
+    calls = (scores >= generator.choice([.1, .2, .3, .4, .5], 24)).astype(int)
+    return Answers(truth, scores, people, CLASSES, calls)
+
+
+def restricted(name, answers, resamples):
+    "The common classes' metric by loops, the classes settled beforehand by everybody."
+    keep, plain = answers.truth.sum(axis=0) >= 10, name.split("_")[1]
+    values = []
+    for b in range(len(resamples.weights)):
+        k = windows_of(answers, resamples, b)
+        y, said = answers.truth[k], (answers.scores if plain[:2] == "au" else answers.calls)[k]
+        if plain == "accuracy": values.append((y == said)[:, keep].all(axis=1).mean())
+        else: values.append(np.nanmean(OF_CLASSES[plain](y, said)[keep]))
+    return values
+
+
+OF_CLASSES = dict(auroc=class_auroc, auprc=class_auprc, f1=class_f1, f2=class_f2, g2=class_g2)
 
 
 @quietly
@@ -101,6 +136,74 @@ def test_bootstrap_of_many_labels_equals_an_explicit_loop(seed):
     frequent = Answers(answers.truth[:, :2], answers.scores[:, :2], answers.subjects, ("a", "b"))
     loop = by_loop("auroc", frequent, draws)  # "rare" is left out of every resample
     np.testing.assert_allclose(bootstrap("auroc", answers, draws), loop, rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 10**6))
+def test_bootstrap_of_the_challenges_metrics_equals_an_explicit_loop(seed):
+    answers = diagnosed(seed)
+    draws = resample_answers(answers, 4, seed)
+    for name in LABELS:
+        loop = restricted if name.endswith("_common") else by_loop
+        np.testing.assert_allclose(bootstrap(name, answers, draws), loop(name, answers, draws),
+                                   rtol=0, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_everybody_once_is_the_challenges_metric_itself(name):
+    answers = diagnosed(7)
+    once = Resamples(np.unique(answers.subjects), np.ones((1, 20), np.uint16))
+    value = measure(name, answers.truth, answers.scores, answers.calls)
+    assert bootstrap(name, answers, once)[0] == pytest.approx(value, abs=1e-12)
+    people = answers.by_subject()
+    value = measure(name, people.truth, people.scores, people.calls)
+    assert bootstrap(f"subject_{name}", answers, once)[0] == pytest.approx(value, abs=1e-12)
+
+
+def test_calls_go_along_with_their_people():
+    answers = diagnosed(1)
+    assert (answers.decided == answers.calls).all()
+    few = answers.only(["s1", "s3"])
+    assert (few.calls == answers.calls[np.isin(answers.subjects, ["s1", "s3"])]).all()
+    people = answers.by_subject()   # called where at least half of the recordings are
+    for name, calls in zip(people.subjects, people.calls):
+        own = answers.calls[answers.subjects == name]
+        assert (calls == (2 * own.sum(axis=0) >= len(own))).all()
+    at_half = Answers(answers.truth, answers.scores, answers.subjects, CLASSES)
+    assert (at_half.decided == (answers.scores >= .5)).all() and at_half.by_subject().calls is None
+    right = Answers(answers.truth, answers.scores, answers.subjects, CLASSES, answers.truth)
+    drawn = resample_answers(right, 5)
+    assert (bootstrap("challenge_accuracy", right, drawn) == 1).all()
+    assert (bootstrap("accuracy", right, drawn) == 1).all()   # plain metrics look at calls, too
+
+
+def test_single_classes_stand_in_a_table_with_intervals():
+    runs = {seed: diagnosed(seed) for seed in (3, 4)}
+    runs[4] = Answers(runs[3].truth, runs[3].scores[::-1].copy(), runs[3].subjects, CLASSES,
+                      runs[3].calls)
+    drawn = resample_all(runs.values(), 40)
+    frame = per_class(runs, drawn)
+    assert frame.index.tolist() == list(CLASSES)
+    assert frame.positives.tolist() == runs[3].truth.sum(axis=0).tolist()
+    one, other = (class_auprc(o.truth, o.scores) for o in runs.values())
+    np.testing.assert_allclose(frame.auprc, 50 * (one + other), atol=1e-12)
+    np.testing.assert_allclose(frame.f1, 100 * class_f1(runs[3].truth, runs[3].calls), atol=1e-12)
+    assert frame.loc["IAVB"].drop(["positives", "f1", "f1_low", "f1_high"]).isna().all()
+    weights = [windows_of(runs[3], drawn, b) for b in range(40)]
+    loop = np.mean([[class_auroc(o.truth[k], o.scores[k])[2] for k in weights]
+                    for o in runs.values()], axis=0)
+    assert (frame.auroc_low["AFL"], frame.auroc_high["AFL"]) == pytest.approx(
+        [100 * o for o in middle(loop)])
+
+
+def test_what_is_kept_of_single_classes_belongs_to_its_answers():
+    one, other = diagnosed(5), diagnosed(6)
+    drawn = resample_all([one, other], 10)
+    first, second = (class_draws("f1", o, drawn).copy() for o in (one, other))
+    assert not np.array_equal(first, second, equal_nan=True)
+    fresh = resample_all([one, other], 10)
+    np.testing.assert_array_equal(class_draws("f1", other, fresh), second)
+    np.testing.assert_array_equal(class_draws("f1", one, drawn), first)
 
 
 def test_bootstrap_equals_scikit_learns_weights():

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import RequestError, StoreError
+from biossl.evaluation.challenge import challenge_metrics, challenge_score
+from biossl.evaluation.claims import stored_results
 from biossl.evaluation.tables import (COLUMNS, Row, Table, published_folder, published_table,
                                       published_value, rebuild, save, side_by_side,
                                       stale_rows, storable, stored_records)
@@ -64,6 +67,47 @@ def quantities():
     return Kept(frame, [record("Slow", k, table="table2", classes=[]) for k in (0, 1)], [])
 
 
+LABELLED = Table("table4", "99_test", "Many labels", "dx", rows=(Row("Weak", "chance"),
+                 Row("Strong", "chance", published="TSG")), versus="Weak",
+                 metrics=("challenge", "challenge_accuracy", "challenge_f1", "challenge_f2",
+                          "challenge_g2", "challenge_auroc", "challenge_auprc",
+                          "challenge_f2_common"),
+                 published="ssltsg_table2",
+                 published_map=(("challenge_auroc", "AUROC"), ("challenge_auprc", "AUPRC"),
+                                ("challenge_accuracy", "Acc"), ("challenge_f1", "F1"),
+                                ("challenge_f2", "F2"), ("challenge_g2", "G2"),
+                                ("challenge", "ChM")))
+LEVELS = {fold: np.linspace(.1, .3 + .2 * fold, 24).round(1).tolist() for fold in (0, 1)}
+
+
+def labelled(text=True, levels=LEVELS):
+    "Two rows on forty recordings of twenty people with the challenge's 24 classes."
+    who, rows = np.repeat(np.arange(20), 2), []
+    truth = (np.random.default_rng(5).random((40, 24)) < .3).astype(int)
+    for row, gain in (("Weak", .1), ("Strong", .5)):
+        noise = np.random.default_rng(int(10 * gain)).random(truth.shape)
+        scores = gain * truth + (1 - gain) * noise
+        rows.append(pd.DataFrame({
+            "run": [f"{row}-0-{k}" for k in who % 2], "row": row, "fold": who % 2, "seed": 0,
+            "window": np.arange(40), "recording": [f"r{k}" for k in range(40)],
+            "subject": [f"s{k}" for k in who], **{f"score_{o}": scores[:, k].astype(np.float32)
+                                                  for k, o in enumerate(CLASSES)},
+            **{f"truth_{o}": truth[:, k].astype(np.int8) for k, o in enumerate(CLASSES)}}))
+    frame = pd.concat(rows, ignore_index=True)
+    if text: frame["truth"] = "AF, TAb"
+    records = [record(row, fold, table="table4", classes=list(CLASSES), thresholds=levels[fold])
+               for row in ("Weak", "Strong") for fold in (0, 1)]
+    return Kept(frame, records, [])
+
+
+def of_row(launched, row):
+    "Truth, scores, and calls at each fold's own thresholds."
+    part = launched.predictions.query("row == @row")
+    y = part[[f"truth_{o}" for o in CLASSES]].to_numpy()
+    s = part[[f"score_{o}" for o in CLASSES]].to_numpy().astype(float)
+    return y, s, s >= np.array([LEVELS[k] for k in part.fold])
+
+
 def made(table, launched):
     return table.compute(launched.predictions, launched.records + launched.failures)
 
@@ -116,6 +160,68 @@ def test_quantities_keep_their_unit():
     assert line(frame, "Slow", "mae")["mean"] == pytest.approx(error.abs().mean(), abs=1e-3)
     assert line(frame, "Slow", "bias")["mean"] == pytest.approx(error.mean(), abs=1e-3)
     assert (frame.versus == "").all() and frame.difference.isna().all()
+
+
+def test_many_labels_are_called_at_the_thresholds_of_their_run():
+    launched = labelled()
+    frame, calls = made(LABELLED, launched), {}
+    for row in ("Weak", "Strong"):
+        y, s, calls[row] = of_row(launched, row)
+        for name, value in challenge_metrics(y, s, calls[row]).items():
+            assert line(frame, row, name)["mean"] == pytest.approx(100 * value, abs=6e-5)
+    gap = line(frame, "Strong", "challenge")
+    assert gap.difference == pytest.approx(100 * (challenge_score(y, calls["Strong"])
+                                                  - challenge_score(y, calls["Weak"])), abs=2e-4)
+    assert gap.low < gap["mean"] < gap.high and gap.n == 20 and gap.p < .05
+    assert line(frame, "Strong", "challenge_auprc").published == 64.22
+    assert line(frame, "Strong", "challenge").published == 64.16
+    plain = labelled()
+    for o in plain.records: del o["thresholds"]
+    at_half = line(made(LABELLED, plain), "Strong", "challenge")["mean"]
+    assert at_half == pytest.approx(100 * challenge_score(y, s >= .5), abs=6e-5)
+    assert at_half != gap["mean"]
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_many_labels_stand_beside_other_tables_and_are_rebuilt(tmp_path, text):
+    many, one = labelled(text), kept()
+    save(tmp_path, {LABELLED: (made(LABELLED, many), many)})
+    save(tmp_path, {TABLE: (made(TABLE, one), one)})
+    assert rebuild(tmp_path, [TABLE, LABELLED], write=False) == {
+        tmp_path / "table1.csv": True, tmp_path / "table4.csv": True}
+    stored = pd.read_parquet(tmp_path / "predictions.parquet")
+    assert stored.truth_AF.dtype == "Int8" and stored.score_AF.dtype == np.float32
+    of_one = stored.run.isin([o["key"] for o in one.records])
+    assert stored.truth_AF[of_one].isna().all() and stored.truth_AF[~of_one].notna().all()
+    assert ("truth" in storable(many.predictions)) == text
+    results = stored_results(tmp_path, "table4")
+    y, s, calls = of_row(many, "Strong")
+    found = results.estimate("Strong", "challenge")
+    assert found.mean == pytest.approx(challenge_score(y, calls))
+    assert (results.answers("Strong")[0].calls == calls).all()
+    csv = made(LABELLED, many)
+    low = line(csv, "Strong", "challenge").low
+    wide = replace(results, resamples=100).estimate("Strong", "challenge").interval[0]
+    assert 100 * wide == pytest.approx(low, abs=6e-5)
+    page = side_by_side(csv, "challenge")
+    assert page.index.tolist() == ["Weak", "Strong"] and page.loc["Strong", "paper"] == "64.16"
+
+
+@pytest.mark.parametrize("levels, told", [
+    ({0: LEVELS[0], 1: None}, "no 24 thresholds"), ({0: LEVELS[0], 1: [.5]}, "no 24 thresholds")])
+def test_a_run_without_its_thresholds_cannot_be_judged(levels, told):
+    frame = made(LABELLED, labelled(levels=levels))
+    assert frame["mean"].isna().all() and told in frame.schedule[0]
+
+
+@pytest.mark.parametrize("table, rows", [("ssltsg_table1", 12), ("ssltsg_table2", 8)])
+def test_the_seven_columns_of_the_challenge_are_printed(table, rows):
+    frame = published_table(table)
+    assert len(frame) == rows and set(dict(LABELLED.published_map).values()) < set(frame.columns)
+    assert published_value(table, "SSL-TSG", "ChM") == dict(
+        ssltsg_table1=65.4, ssltsg_table2=65.39)[table]
+    assert frame.drop(columns="Group").max().max() < 100
+    if rows == 12: assert np.isnan(published_value(table, "[31]", "F2"))
 
 
 @settings(deadline=None, max_examples=10)

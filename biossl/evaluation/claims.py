@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from ..data.errors import RequestError, StoreError
+from .answers import read_answers, thresholds_of
 from .metrics import find_metric, metric_title
 from .statistics import (Difference, Estimate, difference, estimate, middle,
-                                          read_answers, resample_subjects, subject_truth)
+                                          resample_all)
 
 # %% ../../nbs/evaluation/claims.ipynb #0752d8e2
 @dataclass(frozen=True, eq=False)
@@ -44,17 +45,15 @@ class Results:
         if row not in self._made:
             mine = self.predictions[self.predictions["run"].isin(self.runs[row])]
             mine = mine.drop_duplicates(["run", "window"]).assign(row=row)
-            self._made[row] = read_answers(mine.sort_values(["seed", "window"]))
+            mine = mine.sort_values(["seed", "window"])
+            self._made[row] = read_answers(mine, thresholds=thresholds_of(self.records))
         return self._made[row]
 
     @cached_property
     def drawn(self):
         "The resamples of all people of all rows, drawn within their classes."
-        strata = {}
-        for answers in (o for row in self.runs for o in self.answers(row).values()):
-            names = np.unique(answers.subjects)
-            strata |= dict(zip(names.tolist(), subject_truth(answers, names).tolist()))
-        return resample_subjects(np.array(list(strata)), list(strata.values()), self.resamples)
+        return resample_all([o for row in self.runs for o in self.answers(row).values()],
+                            self.resamples)
 
     def estimate(self, row: str, metric: str = "f1_macro") -> Estimate:
         "The row's `metric`, as a fraction."

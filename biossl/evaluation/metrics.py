@@ -13,6 +13,8 @@ from typing import Callable
 import numpy as np
 
 from ..data.errors import MethodError, RequestError, nearest
+from .challenge import (accuracy_all, challenge_score, class_auprc, class_auroc,
+                                         class_f1, class_f2, class_g2, common, macro)
 
 # %% ../../nbs/evaluation/metrics.ipynb #3efc4aa5
 def decide(truth, scores) -> np.ndarray:
@@ -118,13 +120,31 @@ def _r(truth, predicted):
 
 def _bias(truth, predicted): return float(np.mean(predicted - truth))
 
+# %% ../../nbs/evaluation/metrics.ipynb #a9079fa6
+_PER_CLASS = (("auroc", "AUROC", "ranks", class_auroc), ("auprc", "AUPRC", "ranks", class_auprc),
+              ("f1", "F1", "calls", class_f1), ("f2", "F2", "calls", class_f2),
+              ("g2", "G2", "calls", class_g2))
+
+
+def _mean_of(per_class, of_common: bool):
+    "The mean of a function's values per class, over all classes or the common ones."
+    def function(truth, said):
+        return macro(per_class(truth, said)[common(truth) if of_common else slice(None)])
+    return function
+
+
+def _common_right(truth, calls):
+    "The share of recordings with every common class right; NaN if no class is."
+    classes = common(truth)
+    return accuracy_all(truth[:, classes], calls[:, classes]) if len(classes) else np.nan
+
 # %% ../../nbs/evaluation/metrics.ipynb #19613faa
 @dataclass(frozen=True)
 class Metric:
     "A `function` of truth and, by `kind`, scores, classes (`hard`), quantities (`regression`)."
     name: str
     title: str
-    kind: str                        # scores, hard or regression
+    kind: str                        # scores, hard, regression; of many labels ranks or calls
     higher_is_better: bool | None    # None: the nearer to zero the better
     function: Callable
 
@@ -136,7 +156,9 @@ class Metric:
     @property
     def chance(self) -> float:
         "What knowing nothing gives, where that does not depend on the data; else NaN."
-        return dict(auroc=0.5, auroc_hard=0.5, mcc=0.0, r=0.0).get(self.name, np.nan)
+        halves = dict.fromkeys(("auroc", "auroc_hard", "challenge_auroc", "challenge_auroc_common"),
+                               0.5)
+        return (halves | dict(mcc=0.0, r=0.0)).get(self.name, np.nan)
 
 
 _READINGS = (("", "binary", ""), ("_macro", "macro", "Macro "),
@@ -158,6 +180,13 @@ _ALL = (
     Metric("rmse", "Root mean squared error", "regression", False, _rmse),
     Metric("r", "Correlation", "regression", True, _r),
     Metric("bias", "Bias", "regression", None, _bias),
+    Metric("challenge", "Challenge score", "calls", True, challenge_score),
+    Metric("challenge_accuracy", "All classes right", "calls", True, accuracy_all),
+    Metric("challenge_accuracy_common", "All common classes right", "calls", True, _common_right),
+    *(Metric(f"challenge_{name}{suffix}", f"{title}, {which} classes", kind, True,
+             _mean_of(per_class, bool(suffix)))
+      for name, title, kind, per_class in _PER_CLASS
+      for suffix, which in (("", "all"), ("_common", "common"))),
 )
 METRICS = {o.name: o for o in _ALL}  #: every metric by name
 
@@ -175,11 +204,12 @@ def metric_title(name: str) -> str:
     return metric.title + (" (subjects)" if level == "subject" else "")
 
 
-def measure(name: str, truth, scores) -> float:
+def measure(name: str, truth, scores, calls=None) -> float:
     """The metric `name`, a fraction or in its unit; scores `(N, K)`, or a quantity `(N,)`.
 
-    NaN where it is not defined (one class, no variation). Raises `MethodError` on scores that are
-    not finite, `RequestError` on a metric that does not fit the scores.
+    `calls (N, K)`: what was decided of many labels, if not by the threshold 0.5. NaN where it is
+    not defined (one class, no variation). Raises `MethodError` on scores that are not finite,
+    `RequestError` on a metric that does not fit the scores.
     """
     metric, truth, scores = find_metric(name)[0], np.asarray(truth), np.asarray(scores, float)
     if len(truth) != len(scores) or not len(truth):
@@ -188,7 +218,10 @@ def measure(name: str, truth, scores) -> float:
     if (metric.kind == "regression") != (scores.ndim == 1):
         raise RequestError(f"does not fit scores of shape {scores.shape}", field=name,
                            remedy="classes have scores (N, K), a quantity has (N,)")
-    return float(metric.function(truth, decide(truth, scores) if metric.kind == "hard" else scores))
+    if metric.kind in ("ranks", "calls") and truth.ndim != 2:
+        raise RequestError("is a metric of many labels", field=name, remedy="truth is (N, K)")
+    if metric.kind not in ("hard", "calls"): return float(metric.function(truth, scores))
+    return float(metric.function(truth, decide(truth, scores) if calls is None else calls))
 
 # %% ../../nbs/evaluation/metrics.ipynb #29e6c5af
 def mean_batch_accuracy(truth, predicted, batch: int = 16) -> float:

@@ -18,8 +18,8 @@ import numpy as np
 from ..data.errors import BiosslError, MethodError, RequestError, StoreError, nearest
 from ..data.places import whole_file
 from .metrics import find_metric, metric_title, unjudged
-from .statistics import (Resamples, difference, estimate, read_answers,
-                                          resample_subjects, score_classes, subject_truth)
+from .answers import read_answers, score_classes, thresholds_of
+from .statistics import Resamples, difference, estimate, resample_all
 
 # %% ../../nbs/evaluation/tables.ipynb #60960580
 def published_folder() -> Path:
@@ -193,11 +193,17 @@ def compute(table: Table, predictions, records):
 
 
 def storable(predictions):
-    "Predictions as they are kept: scores float32, truth as text, each run's windows once."
+    """Predictions as they are kept: scores float32, truth as text, each run's windows once.
+
+    Many labels have their truth in columns `truth_<class>`, whole numbers, missing elsewhere.
+    """
     if not len(predictions): return predictions
     scores = [o for o in predictions.columns if o == "score" or o.startswith("score_")]
-    kept = predictions.astype(dict.fromkeys(scores, np.float32) | dict(subject=str))
-    kept["truth"] = kept["truth"].map(lambda o: o if isinstance(o, str) else repr(_plain(o)))
+    labels = [o for o in predictions.columns if o.startswith("truth_")]
+    kept = predictions.astype(dict.fromkeys(scores, np.float32) | dict.fromkeys(labels, "Int8")
+                              | dict(subject=str))
+    if "truth" in kept:
+        kept["truth"] = kept["truth"].map(lambda o: o if isinstance(o, str) else repr(_plain(o)))
     return kept.drop_duplicates(["run", "window"]).reset_index(drop=True)
 
 
@@ -212,7 +218,8 @@ def _judge(name, predictions, records) -> _Judged:
     if not made: return _Judged({}, mine[0] if mine else {}, _unmade(mine))
     keys = [o["key"] for o in made if o["seed"] in seeds]
     part = predictions[predictions["run"].isin(keys)].assign(row=name)
-    try: answers = read_answers(part.sort_values(["seed", "window"]), made[0].get("classes"))
+    try: answers = read_answers(part.sort_values(["seed", "window"]), made[0].get("classes"),
+                                thresholds_of(made))
     except MethodError as e: return _Judged({}, made[0], f"cannot be judged: {e.problem}")
     return _Judged(answers, made[0], _told(mine, made, answers, records))
 
@@ -267,16 +274,8 @@ def _schedule(record):
 
 def _resamples(judged, records) -> Resamples | None:
     "One set of resamples for all rows: people are drawn, whatever row they are asked in."
-    strata = {}
-    for row in judged:
-        for answers in row.seeds.values():
-            names = np.unique(answers.subjects)
-            classed = answers.truth.ndim == 1 and answers.classes
-            of_class = subject_truth(answers, names) if classed else np.zeros(len(names), int)
-            strata = dict(zip(names.tolist(), of_class.tolist())) | strata
-    if not strata: return None
-    draws = max(o["resamples"] for o in records)
-    return resample_subjects(np.array(list(strata)), list(strata.values()), draws)
+    answers = [o for row in judged for o in row.seeds.values()]
+    return resample_all(answers, max(o["resamples"] for o in records)) if answers else None
 
 # %% ../../nbs/evaluation/tables.ipynb #2c82c820
 class _Cells:
