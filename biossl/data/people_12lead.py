@@ -67,7 +67,7 @@ _SHIFTS = {                                  # what a choice makes of the traits
     ("ectopy", "atrial"): dict(early=(0.16, 0.35, 0.07, 0.3)),
     ("ectopy", "ventricular"): dict(early=(0.16, 0.35, 0.07, 0.3)),
     ("av", "slow"): dict(pr=(0.232, 0.13, 0.185, 0.34)),
-    ("conduction", "right"): dict(delay=(0.036, 0.50, 0.012, 0.085)),
+    ("conduction", "right"): dict(delay=(0.031, 0.55, 0.010, 0.085)),
     ("conduction", "left"): dict(delay=(0.060, 0.22, 0.034, 0.10)),
     ("conduction", "diffuse"): dict(delay=(0.036, 0.35, 0.015, 0.07)),
     ("conduction", "paced"): dict(delay=(0.070, 0.18, 0.045, 0.11)),
@@ -145,6 +145,7 @@ def draw_person(seed: int, number: int) -> Person:
     age = float(np.clip(np.rint(56 + older + 16 * z[0]), 18, 89))
     traits, sex = _traits(choices, z[9:]), "male" if u[-2] < 0.52 else "female"
     traits["qtc"] += 0.01 * (sex == "female")
+    traits["p_wide"] = min(traits["p_wide"], traits["pr"] - 0.015)   # P ends before QRS begins
     block = 2 if u[-3] < 0.6 else 4
     if choices["rhythm"] == "flutter": traits["heart_rate"] = 60 * traits["flutter_rate"] / block
     return Person(
