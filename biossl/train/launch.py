@@ -316,7 +316,7 @@ def _by_recording(frame, classes, truth, said):
     import pandas as pd
     first = ~frame["recording"].duplicated()
     beside = [o for o in frame.columns if o.startswith("aside_")]
-    said = pd.DataFrame(said).join(frame[beside])
+    said = pd.DataFrame(said).assign(**{o: frame[o] for o in beside})
     mean = said.groupby(pd.factorize(frame["recording"])[0]).mean()
     frame = frame[first].reset_index(drop=True).assign(**{o: mean[o] for o in beside})
     columns = {f"truth_{c}": o for c, o in zip(classes, truth[first].T)}

@@ -81,8 +81,8 @@ def bounded(schedule, epochs: int, per_epoch: int) -> int:
 def optimiser_of(course: Course) -> torch.optim.Optimizer:
     "The optimiser that the course's schedule names, on its groups."
     kinds = dict(adamw=torch.optim.AdamW, adam=torch.optim.Adam)
-    return kinds[course.schedule.optimiser](course.groups,
-                                            weight_decay=course.schedule.weight_decay)
+    groups = [dict(o) for o in course.groups]   # torch keeps and changes the ones it is given
+    return kinds[course.schedule.optimiser](groups, weight_decay=course.schedule.weight_decay)
 
 # %% ../../nbs/train/loop.ipynb #9e75df40
 def _tensors(model, optimiser) -> dict[str, torch.Tensor]:
