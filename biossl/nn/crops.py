@@ -22,11 +22,15 @@ def _uniform(n, generator, low, high, shape, device):
     return low + (high - low) * u
 
 
+def _share(n, generator, share, whole, shape, device):
+    "`int(r * whole)`, as a float, of shares `r` from a range: `(n, *shape)`."
+    return (_uniform(n, generator, *share, shape, device) * whole).floor()
+
+
 def _start(room, generator, inclusive):
     "A whole start in 0 to `room (N, ...)`, each row's own; without `inclusive` never the last."
     starts = room + 1 if inclusive else room.clamp(min=1)
-    u = _uniform(len(room), generator, 0, 1, room.shape[1:], room.device)
-    return (u * starts).long()
+    return (_uniform(len(room), generator, 0, 1, room.shape[1:], room.device) * starts).floor()
 
 # %% ../../nbs/nn/crops.ipynb #04087432
 def random_windows(x, length: int, generator, each: int = 1, inclusive: bool = True):
@@ -36,7 +40,7 @@ def random_windows(x, length: int, generator, each: int = 1, inclusive: bool = T
     """
     n = len(x)
     last = torch.full((n, each), _room(x, length), device=x.device)
-    start = _start(last, generator, inclusive)
+    start = _start(last, generator, inclusive).long()
     rows = torch.arange(n, device=x.device)[:, None]
     return x.unfold(-1, length, 1)[rows, :, start].flatten(0, 1)
 
@@ -54,18 +58,23 @@ def test_windows(x, length: int = 250, stride: int = 125):
     return x.unfold(-1, length, stride).transpose(1, 2).flatten(0, 1)
 
 # %% ../../nbs/nn/crops.ipynb #0f0f7c2b
-def _chosen(count, places, most, generator):
-    """`(N, most)` marks: `count` of the first `places` of `most`, both `(N, 1)`; both ends among them.
+def _chosen(count, length, most, generator):
+    """1 at the places of the long grid `(N, max(length, most))` that meet one of the short grid, else 0.
 
-    A permutation of the inner places, and the first of it are taken: every choice is as likely.
+    Every inner place gets a random key and the smallest are taken, the ends' among them. So that
+    one `topk` does for all rows (a selection, much cheaper than sorting), fillers with keys below
+    or above all others make up for what a row takes less than most.
     """
-    inner = torch.arange(most - 2, device=count.device)
-    key = _uniform(len(count), generator, 0, 1, (most - 2,), count.device)
-    order = key.masked_fill_(inner >= places - 2, 2).argsort(-1)
-    taken = torch.empty_like(key, dtype=torch.bool).scatter_(1, order, inner < count - 2)
-    marks = F.pad(taken, (1, 1))
-    marks[:, 0] = True
-    return marks.scatter_(1, places - 1, True)
+    short, long = count.clamp(max=length), count.clamp(min=length)
+    least, grid = min(length, most), max(length, most)
+    t = torch.arange(grid, device=count.device)
+    key = _uniform(len(count), generator, 0, 1, (grid,), count.device)
+    if most > length: key.masked_fill_(t >= long, 2)
+    key.scatter_(1, long - 1, -1)[:, 0] = -1
+    filler = torch.where(t[:least] < least - short, -1.0, 2.0)
+    taken = torch.cat([key, filler], 1).topk(least, largest=False, sorted=False).indices
+    marks = torch.zeros(len(key), grid + least, dtype=torch.long, device=key.device)
+    return marks.scatter_(1, taken, 1)[:, :grid]
 
 
 def _alignment(count, length, most, generator):
@@ -73,48 +82,51 @@ def _alignment(count, length, most, generator):
 
     The sample to the left and the way from there to the next, `(N, length)` each.
     """
-    grid = max(length, most)
-    marks = _chosen(count.clamp(max=length), count.clamp(min=length), grid, generator)
-    rank = marks.cumsum(-1) - 1
-    t = torch.arange(grid, device=count.device)
-    place = torch.zeros_like(rank).scatter_add_(1, rank, t * marks)
-    left, right = place.gather(1, rank), place.gather(1, (rank + 1).clamp(max=grid - 1))
+    marks = _chosen(count, length, most, generator)
+    t = torch.arange(marks.shape[1], device=count.device)
+    rank = marks.cumsum(-1)
+    place = torch.zeros(len(marks), len(t) + 2, dtype=torch.long, device=count.device)
+    place.scatter_add_(1, rank, t * marks)
+    t, rank = t[:length], rank[:, :length]
+    left, right = place.gather(1, rank), place.gather(1, rank + 1)
     way = (t - left) / (right - left).clamp(min=1)
+    if most <= length: return rank - 1, way
     shrunk = count > length
-    left = torch.where(shrunk, place, rank)[:, :length]
-    return left, way.masked_fill(shrunk, 0)[:, :length]
+    return torch.where(shrunk, place[:, 1:length + 1], rank - 1), way.masked_fill_(shrunk, 0)
 
 
-def random_resize(x, start, count, length: int, generator):
-    "Samples `start` to `start + count`, both `(N, 1)`, of `x (N, C, T)` at `length` random places."
-    left, way = _alignment(count, length, x.shape[-1], generator)
+def random_resize(x, start, count, length: int, generator, most: int | None = None):
+    """Samples `start` to `start + count`, both `(N, 1)`, of `x (N, C, T)` at `length` random places.
+
+    `(N, C, length)`, the same places for all leads; `count` is at most `most` (or `T`).
+    """
+    left, way = _alignment(count, length, most or x.shape[-1], generator)
     left = start + left
     right = (left + 1).clamp(max=x.shape[-1] - 1)
     a, b = (x.gather(-1, i[:, None].expand(-1, x.shape[1], -1)) for i in (left, right))
-    return torch.lerp(a, b, way[:, None].to(x.dtype))
+    return a.lerp_(b, way[:, None].to(x.dtype))
 
 # %% ../../nbs/nn/crops.ipynb #6c355a32
 def _span(length, share, generator, columns, inclusive):
-    """Marks `(N, columns, most)` of spans: `int(r * length)` places, `r` from `share`, anywhere.
-
-    `length (N, 1)` is each row's own.
-    """
-    r = _uniform(len(length), generator, *share, (columns,), length.device)
-    width = (r * length).long()
-    start = _start(length - width, generator, inclusive)
-    return start[..., None], (start + width)[..., None]
+    "Start and width `(N, columns, 1)` of spans of a `share` of `length (N, 1)`, anywhere in it."
+    width = _share(len(length), generator, share, length, (columns,), length.device)
+    return _start(length - width, generator, inclusive)[..., None], width[..., None]
 
 
-def _inside(places, span):
-    "Which of `places` lie in the spans `(N, L, 1)`."
-    return (places >= span[0]) & (places < span[1])
+def _outside(places, start, width):
+    "0 where `places` lie in the span, else 1. Floats: they multiply faster than marks are filled in."
+    half = (width - 1) / 2
+    return (places - (start + half)).abs_().gt_(half)
+
+
+def _places(n, like): return torch.arange(n, dtype=torch.float32, device=like.device)
 
 
 def cut_out(x, generator, share=(0.0, 0.5), per_lead: bool = True, inclusive: bool = True):
     "TC: a span of each lead of `x (N, C, T)` at 0, a `share` of its length; or one for all leads."
-    length = torch.full((len(x), 1), x.shape[-1], device=x.device)
+    length = torch.full((len(x), 1), x.shape[-1], dtype=torch.float32, device=x.device)
     span = _span(length, share, generator, x.shape[1] if per_lead else 1, inclusive)
-    return x.masked_fill(_inside(torch.arange(x.shape[-1], device=x.device), span), 0)
+    return x * _outside(_places(x.shape[-1], x), *span).to(x.dtype)
 
 
 def add_noise(x, generator, scale=(0.005, 0.025)):
@@ -134,9 +146,9 @@ def time_view(window, generator, ratio=(0.5, 1.0), length: int = 250, transforms
     """
     _check(transforms, ("tc", "gn"), ratio, window.shape[-1])
     whole = window.shape[-1]
-    count = (_uniform(len(window), generator, *ratio, (1,), window.device) * whole).long()
+    count = _share(len(window), generator, ratio, whole, (1,), window.device)
     start = _start(whole - count, generator, inclusive)
-    x = random_resize(window, start, count, length, generator)
+    x = random_resize(window, start.long(), count.long(), length, generator, int(ratio[1] * whole))
     if "tc" in transforms: x = cut_out(x, generator, tc_range, tc_per_lead, inclusive)
     return add_noise(x, generator, gn_scale) if "gn" in transforms else x
 
@@ -159,29 +171,39 @@ def spectrogram_view(z, generator, ratio=(0.6, 1.0), transforms=("tc", "fc"), tc
     The shape stays. `fc_rows` rows of each lead are zeroed, or between two numbers `(few, many)`.
     """
     _check(transforms, ("tc", "fc"), ratio, z.shape[-1])
-    n, leads, _, whole = z.shape
-    width = (_uniform(n, generator, *ratio, (1,), z.device) * whole).long()
+    leads, _, whole = z.shape[1:]
+    width = _share(len(z), generator, ratio, whole, (1,), z.device)
     start = _start(whole - width, generator, inclusive)
-    column = torch.arange(whole, device=z.device) - (whole - width) // 2
-    lost = ((column < 0) | (column >= width))[:, None, None]
+    left = ((whole - width) / 2).floor()
+    column = _places(whole, z) - left
+    keep = 1 - _outside(column, torch.zeros_like(width), width)[:, None]
+    x = _shifted(z, (start - left)[:, 0].long())
     if "fc" in transforms:
         rows = _rows(z, fc_rows, generator)
-        if not (fc_overwritten and "tc" in transforms): lost = lost | rows
+        if not (fc_overwritten and "tc" in transforms): x *= rows.to(x.dtype)
     if "tc" in transforms:
         span = _span(width, tc_range, generator, leads if tc_per_lead else 1, inclusive)
-        lost = lost | _inside(column[:, None], span)[:, :, None]
-    source = (start + column).clamp(0, whole - 1)[:, None, None].expand_as(z)
-    return z.gather(-1, source).masked_fill(lost, 0)
+        keep = keep * _outside(column[:, None], *span)
+    return x.mul_(keep[:, :, None].to(x.dtype))
+
+
+def _shifted(z, by):
+    """Column `c` of `z (N, C, F, S)` from column `c + by (N,)`; beyond the ends, numbers of other rows.
+
+    Row after row a sample is one line of numbers, so that it only starts elsewhere.
+    """
+    line = F.pad(z.flatten(1), (z.shape[-1], z.shape[-1]))
+    starts = line.unfold(-1, z[0].numel(), 1)
+    return starts[torch.arange(len(z), device=z.device), by + z.shape[-1]].view_as(z)
 
 
 def _rows(z, fc_rows, generator):
-    "Marks `(N, C, F, 1)` of the frequencies cut out of every lead."
+    "0 for the frequencies that are cut out of every lead, else 1: `(N, C, F, 1)`."
     n, leads, frequencies = z.shape[:3]
     few, many = (fc_rows, fc_rows) if isinstance(fc_rows, int) else fc_rows
-    band = _uniform(n, generator, few, many + 1, (leads,), z.device).long()
+    band = _share(n, generator, (few, many + 1), 1, (leads, 1), z.device)
     low = _start(frequencies - band, generator, True)
-    return _inside(torch.arange(frequencies, device=z.device),
-                   (low[..., None], (low + band)[..., None]))[..., None]
+    return _outside(_places(frequencies, z), low, band)[..., None]
 
 # %% ../../nbs/nn/crops.ipynb #3515803c
 @dataclass(frozen=True)
