@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from biossl.data.errors import MethodError, RequestError
-from biossl.evaluation.plots import (agreement, curves, forest, leakage, save, signals, styled,
-                                     subject_dots)
+from biossl.evaluation.plots import (agreement, arms, curves, differences, forest, leakage, save,
+                                     signals, styled, subject_dots)
 
 
 def frame(means, rows=("One", "Two", "Lost"), metric="auroc"):
@@ -30,12 +30,24 @@ def quantity():
                              score=said))
 
 
+def gaps():
+    return pd.DataFrame(dict(row=["worse", "same", "lost"], metric="challenge",
+                             difference=[-8, .5, np.nan], low=[-11, -1, np.nan],
+                             high=[-5, 2, np.nan], published=[np.nan, 1.5, np.nan]))
+
+
+def several():
+    return pd.concat([frame([90, 80, 70]), frame([60, 50, np.nan], metric="challenge")])
+
+
 PICTURES = dict(forest=lambda: forest(frame([70, 90, np.nan]), "auroc"),
                 leakage=lambda: leakage(frame([50, 60, 70]), frame([50, 90, 99]), "auroc"),
                 roc=lambda: curves({"a": binary(), "b": binary(.3)}, resamples=20),
                 pr=lambda: curves({"a": binary()}, "pr", resamples=20),
                 dots=lambda: subject_dots({"a": binary()}, {0: "no", 1: "yes"}),
                 agreement=lambda: agreement(quantity()),
+                differences=lambda: differences(gaps(), "challenge", "as intended"),
+                arms=lambda: arms(several(), ("auroc", "challenge")),
                 signals=lambda: signals({"ECG, mV": (np.sin(np.arange(200) / 9), 100)}))
 
 
@@ -52,7 +64,8 @@ def test_the_same_picture_is_the_same_two_files(name, tmp_path):
 def test_every_axis_says_what_it_shows(name):
     axes = PICTURES[name]().axes
     assert any(o.get_xlabel() for o in axes)
-    assert all(o.get_ylabel() or [t for t in o.get_yticklabels() if t.get_text()] for o in axes)
+    assert all(o.get_ylabel() or [t for t in o.get_yticklabels() if t.get_text()]
+               or o.get_shared_y_axes().get_siblings(o)[1:] for o in axes)
 
 
 def drawn(axis, marker):
@@ -75,6 +88,39 @@ def test_a_forest_shows_means_intervals_and_the_papers_values():
 def test_chance_is_drawn_where_it_is_known(metric, given, expected):
     axis = forest(frame([70, 90, 50], metric=metric), metric, given).axes[0]
     assert [o.get_xdata()[0] for o in axis.get_lines() if o.get_label() == "chance"] == expected
+
+
+def full_and_hollow(axis):
+    "Coordinates of the full and of the hollow dots."
+    dots = [o for o in axis.get_lines() if o.get_marker() == "o"]
+    return [[tuple(xy) for o in dots for xy in o.get_xydata().tolist() if np.isfinite(xy[0])
+             and (o.get_markerfacecolor() == "white") == hollow] for hollow in (False, True)]
+
+
+def test_differences_are_full_dots_where_they_can_be_told_from_nothing():
+    axis = differences(gaps(), "challenge", "as intended").axes[0]
+    assert full_and_hollow(axis) == [[(-8, 2)], [(.5, 1)]] and drawn(axis, "D") == [(1.5, 1)]
+    spans = [o.tolist() for c in axis.collections for o in c.get_segments()][:2]
+    assert spans == [[[-11, 2], [-5, 2]], [[-1, 1], [2, 1]]]
+    assert [o.get_text() for o in axis.texts] == ["no result"]
+    assert axis.get_xlabel() == "Challenge score − as intended, points"
+    positive = gaps().assign(difference=8, low=5, high=11)
+    assert len(full_and_hollow(differences(positive, "challenge").axes[0])[0]) == 3
+
+
+def test_arms_stand_in_the_same_order_in_every_panel():
+    groups = {"first": {"a": "Two", "b": "One"}, "second": {"a": "Lost"}}
+    fig = arms(several(), ("auroc", "challenge"), groups)
+    left, right = fig.axes
+    assert [x for x, _ in drawn(left, "o")] == [80, 90, 70]
+    assert [x for x, _ in drawn(right, "o")] == [50, 60]
+    assert [o.get_text() for o in left.get_yticklabels()] == ["a", "b", "a"]
+    heights = [y for _, y in drawn(left, "o")]
+    assert heights == sorted(heights, reverse=True) == left.get_yticks().tolist()
+    assert [y for _, y in drawn(right, "o")] == heights[:2]
+    assert [o.get_text() for o in right.texts] == ["no result"]
+    assert drawn(left, "D") == [(80, heights[1])]
+    with pytest.raises(RequestError, match="Gone"): arms(several(), ["auroc"], {"g": {"a": "Gone"}})
 
 
 def test_leakage_shows_both_kinds_of_folds():
@@ -117,6 +163,7 @@ def test_the_style_ends_with_the_picture():
 @pytest.mark.parametrize("wrong", [
     lambda: forest(frame([1, 2, 3]), "f1_macro"), lambda: forest(frame([1, 2, 3]), "auroq"),
     lambda: curves({"a": binary()}, "lift"), lambda: curves({"a": quantity()}, resamples=5),
+    lambda: differences(gaps(), "auroc"), lambda: arms(several(), ["auroc", "f1_macro"]),
     lambda: agreement(binary()), lambda: signals({"a": (np.zeros((2, 5)), 1)})])
 def test_what_cannot_be_drawn_is_refused(wrong):
     with pytest.raises((RequestError, MethodError)): wrong()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import RequestError, StoreError
 from biossl.evaluation.challenge import challenge_metrics, challenge_score
-from biossl.evaluation.claims import stored_results
+from biossl.evaluation.claims import Results, paired, stored_results
 from biossl.evaluation.tables import (COLUMNS, Row, Table, published_folder, published_table,
                                       published_value, rebuild, save, side_by_side,
                                       stale_rows, storable, stored_records)
@@ -205,6 +205,24 @@ def test_many_labels_stand_beside_other_tables_and_are_rebuilt(tmp_path, text):
     assert 100 * wide == pytest.approx(low, abs=6e-5)
     page = side_by_side(csv, "challenge")
     assert page.index.tolist() == ["Weak", "Strong"] and page.loc["Strong", "paper"] == "64.16"
+
+
+def test_pairs_of_rows_become_a_ledger():
+    launched = labelled()
+    results = Results(launched.predictions, launched.records, resamples=100)
+    frame = paired(results, {"strength": ("Strong", "Weak"), "none": ("Gone", "Weak")},
+                   ("challenge", "challenge_auroc"))
+    assert frame.row.tolist() == ["strength", "none"] * 2
+    found = line(frame, "strength", "challenge")
+    table = line(made(LABELLED, launched), "Strong", "challenge")
+    assert (found.difference, found.p) == pytest.approx((table.difference, table.p), abs=1e-4)
+    draws = [results.estimate(o, "challenge").draws for o in ("Strong", "Weak")]
+    assert (found.low, found.high) == pytest.approx(
+        tuple(100 * np.percentile(draws[0] - draws[1], [2.5, 97.5])))
+    assert frame[frame.row == "none"].iloc[:, 2:].isna().all(axis=None)
+    slow = quantities()
+    gap = paired(Results(slow.predictions, slow.records, 50), {"x": ("Slow", "Slow")}, ["mae"])
+    assert gap.difference.tolist() == [0]
 
 
 @pytest.mark.parametrize("levels, told", [
