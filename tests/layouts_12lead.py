@@ -150,3 +150,36 @@ def ptb_xl_filtered(folder: Path, rows) -> Path:
     for row in rows:
         write_record(folder / row["filename_lr"], counts(row["ecg_id"]), 100, gain="200.0(0)/NU")
     return folder
+
+
+MEMBERS = ("ptb_xl", "ptb_xl_filtered", "challenge_2020", "chapman_ningbo")
+
+
+def open_12lead(folder: Path, length: int = 600) -> Path:
+    """The four cohorts of `open_12lead` side by side, a few recordings each.
+
+    PTB-XL 1, 2 and 3 are of two patients; 2 is in the filtered set, too, whose 1001 and 1002 are of
+    patients that PTB-XL's second table and nobody else knows; HR00003 is PTB-XL 3, E00002 equals
+    E00001, JS00002 has no scored code, JS00003 a sample missing, E00003 no lead V6.
+    """
+    rows = [ptb_xl_row(1), ptb_xl_row(2, patient_id="9001.0", heart_axis="LAD"), ptb_xl_row(3)]
+    ptb_xl(folder / "ptb_xl", rows)
+    for o in rows: write_record(folder / "ptb_xl" / o["filename_hr"], counts(o["ecg_id"], length))
+    write_rows(folder / "ptb_xl/ptbxl_database_metadata.csv", PTB_XL_COLUMNS, [
+        *rows, ptb_xl_row(1001, patient_id="9003.0", scp_codes="{'1AVB': 0.0}", heart_axis="RAD",
+                          strat_fold="7", age="300.0", sex="1")])
+    ptb_xl_filtered(folder / "ptb_xl_filtered", [
+        filtered_row(2), filtered_row(1001, strat_fold="7"), filtered_row(1002, strat_fold="8")])
+    georgia, ptb = (folder / f"challenge_2020/training/{o}/g1" for o in ("georgia", "ptb-xl"))
+    wave = challenge_record(georgia, "E00001", wave=counts(11, length), dx="426783006,251146004")
+    challenge_record(georgia, "E00002", wave=wave)
+    challenge_record(georgia, "E00003", wave=counts(12, length), leads=[*MIXED[:11], "X"])
+    challenge_record(ptb, "HR00003", wave=counts(13, length))
+    chapman_ningbo(folder / "chapman_ningbo")
+    theirs = folder / "chapman_ningbo/WFDBRecords/01/010"
+    challenge_record(theirs, "JS00001", wave=counts(21, length))
+    challenge_record(theirs, "JS00002", wave=counts(22, length), dx="164865005")
+    gap = counts(23, length)
+    gap[7, 100] = -32768
+    challenge_record(theirs, "JS00003", wave=gap)
+    return folder

@@ -535,7 +535,7 @@ def test_ptb_xl_filtered_counts(real_data, once):
     assert len(found) == 1819 and len({o["subject"] for o in found}) == 1796
     folds = [sum(o["labels"]["strat_fold"] == f for o in found) for f in range(1, 11)]
     assert folds == [169, 188, 179, 188, 185, 188, 185, 160, 183, 194]
-    expected = dict(AF=122, AFL=2, CRBBB=51, IRBBB=104, LBBB=59, LQRSV=22, PAC=30, LPR=29, LQT=9,
+    expected = dict(AF=122, AFL=2, CRBBB=51, IRBBB=104, LBBB=59, LQRSV=22, PAC=49, LPR=29, LQT=9,
                     QAb=31, SA=63, SB=38, STach=66, TAb=227, TInv=27, PR=0, PVC=0, Brady=0)
     assert dict(zip(expected, tally(found, "dx", expected))) == expected
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from biossl.data.errors import SplitError
 from biossl.data.splits import (assert_disjoint, assert_one_name, inner_folds, multilabel_folds,
-                                subject_folds, subjects_by_class, window_folds)
+                                released_folds, source_folds, subject_folds, subjects_by_class,
+                                window_folds)
 
 quick = settings(deadline=None, max_examples=40)
 
@@ -84,6 +85,154 @@ def test_a_subject_has_the_labels_of_all_its_windows():
     labels[np.arange(10) * 3, 0] = 1
     fold = multilabel_folds(subjects, labels, 5, 0)
     assert [labels[fold == k, 0].sum() for k in range(5)] == [2] * 5
+
+
+# ---- several sources
+
+@st.composite
+def sourced(draw):
+    "Windows of people with many labels, one never there, in sources of any size."
+    rng = np.random.default_rng(draw(st.integers(0, 999)))
+    sizes = draw(st.lists(st.integers(1, 30), min_size=2, max_size=4).filter(lambda o: sum(o) > 9))
+    people = sum(sizes)
+    labels = (rng.random((people, 4)) < [0.5, 0.2, 0.05, 0]).astype(int)
+    who = np.r_[np.arange(people), rng.integers(0, people, people)]
+    home = np.repeat([f"s{i}" for i in range(len(sizes))], sizes)
+    return np.array([f"p{i}" for i in range(people)])[who], labels[who], home[who]
+
+
+@quick
+@given(made=sourced(), folds=st.integers(2, 10), seed=st.integers(0, 99))
+def test_every_source_is_spread_and_every_person_whole(made, folds, seed):
+    subjects, labels, sources = made
+    fold = source_folds(subjects, labels, sources, folds, seed)
+    assert_once(fold, subjects, folds)
+    one = np.unique(subjects, return_index=True)[1]   # labels are of the person here
+    for part in (one, *(one[sources[one] == s] for s in np.unique(sources))):
+        has = np.array([labels[part][fold[part] == k].sum(0) for k in range(folds)])
+        assert (abs(has - labels[part].sum(0) / folds) < 3).all()
+    assert np.array_equal(fold, source_folds(subjects, labels, sources, folds, seed))
+
+
+def test_a_person_of_two_sources_stays_in_one_fold():
+    subjects = np.array([f"p{i % 20}" for i in range(40)])
+    labels = np.random.default_rng(0).integers(0, 2, (40, 3))
+    fold = source_folds(subjects, labels, np.repeat(["a", "b"], 20), 5)
+    assert_once(fold, subjects, 5)
+
+
+def test_tiny_sources_and_rare_classes_fill_what_others_left():
+    "Ten sources of two people, one of whom has the rare class: a fold gets one, or one each."
+    subjects, sources = np.arange(20), np.repeat(np.arange(10), 2)
+    fold = source_folds(subjects, (np.arange(20) % 2)[:, None], sources, 10)
+    assert set(np.bincount(fold).tolist()) <= {1, 2, 3}
+    assert np.bincount(fold[1::2]).tolist() == [1] * 10
+    few = source_folds(np.arange(34), np.eye(34, 2, dtype=int), np.repeat(["big", "tiny"], [30, 4]))
+    assert len(set(few[30:].tolist())) == 4 and np.bincount(few).max() == 4
+
+
+def test_labels_of_all_windows_of_a_person_count():
+    subjects, labels = np.repeat(np.arange(40), 3), np.zeros((120, 2), int)
+    labels[np.arange(10) * 3 + 2, 0] = 1
+    fold = source_folds(subjects, labels, ["one"] * 120, 5)
+    assert [labels[fold == k, 0].sum() for k in range(5)] == [2] * 5
+
+
+def test_seeds_give_other_source_folds():
+    subjects, labels = np.arange(40), np.random.default_rng(0).integers(0, 2, (40, 3))
+    made = {tuple(source_folds(subjects, labels, ["a"] * 40, 5, seed)) for seed in range(5)}
+    assert len(made) == 5
+
+
+def test_sources_that_cannot_be_dealt_are_refused():
+    with pytest.raises(SplitError, match="10 folds of 3"):
+        source_folds(["a", "b", "c"], np.eye(3), ["s"] * 3)
+    for maker in (lambda: source_folds(["a", "b"], np.eye(2), ["s"], 2),
+                  lambda: released_folds(np.eye(2), ["s"])):
+        with pytest.raises(SplitError, match="2 rows of labels but 1 sources"): maker()
+    with pytest.raises(SplitError, match="no window"): source_folds([], np.zeros((0, 2)), [])
+
+
+# ---- the released record-level folds
+
+REFERENCE = (
+    "35627301861389182590592210203757638128754948756904995434027466018238114542347161283893850023975"
+    "677289589349450961852400334673717061908036696628769592374737115724440856081405905592226118")
+
+
+def reference_labels():
+    i, k = np.arange(200)[:, None], np.arange(24)
+    labels = ((7 * i + 11 * k + 3 * i * k) % 13 == 0).astype(int)
+    return labels[labels.any(1)]
+
+
+def slowly(labels, folds, random):
+    "The routine as it is described, every list made anew for every record."
+    n, count = labels.shape
+    fold, size = [-1] * n, [n / folds] * folds
+    of = [[labels[:, j].sum() / folds] * folds for j in range(count)]
+    while True:
+        left = [[i for i in range(n) if fold[i] < 0 and labels[i, j]] for j in range(count)]
+        if not any(left): return fold
+        fewest = min(len(o) for o in left if o)
+        label = next(j for j in range(count) if len(left[j]) == fewest)
+        for i in left[label][::-1]:
+            best = [f for f in range(folds) if of[label][f] == max(of[label])]
+            if len(best) > 1:
+                most = max(size[f] for f in best)
+                best = [random.choice([f for f in best if size[f] == most])]
+            fold[i] = best[0]
+            size[best[0]] -= 1
+            for j in range(count): of[j][best[0]] -= labels[i, j]
+
+
+def test_released_folds_are_the_published_sequence():
+    labels = reference_labels()
+    fold = released_folds(labels)
+    assert "".join(map(str, fold)) == REFERENCE and len(labels) == 185
+    sizes = np.bincount(fold)
+    assert sizes.min() == 18 and sizes.max() == 19
+    off = max(abs(labels[fold == k].sum(0) - labels.sum(0) / 10).max() for k in range(10))
+    assert off == pytest.approx(0.6)
+
+
+@quick
+@given(n=st.integers(20, 60), seed=st.integers(0, 99), folds=st.integers(2, 10))
+def test_released_folds_equal_the_routine_written_slowly(n, seed, folds):
+    labels = (np.random.default_rng(seed).random((n, 5)) < [0.6, 0.3, 0.2, 0.1, 0.05]).astype(int)
+    labels = labels[labels.any(1)]
+    expected = slowly(labels, folds, np.random.RandomState(seed))
+    assert released_folds(labels, folds=folds, random=np.random.RandomState(seed)).tolist() == expected
+
+
+def test_released_folds_of_labels_as_rare_as_the_published_ones():
+    instances = [2394, 3475, 314, 288, 3085, 1611, 1806, 6086, 1041, 556, 997, 299, 1944, 553, 340,
+                 1513, 1013, 427, 1240, 2359, 20846, 2402, 4673, 1112]
+    labels = np.random.default_rng(0).random((2000, 24)) < np.array(instances) / 37_700
+    labels = labels[labels.any(1)]
+    fold = released_folds(labels)
+    for k in range(10): assert abs(labels[fold == k].sum(0) - labels.sum(0) / 10).max() <= 1
+
+
+def test_each_source_is_released_on_its_own():
+    labels = reference_labels()
+    both = released_folds(np.r_[labels, labels], np.repeat(["b", "a"], len(labels)))
+    assert "".join(map(str, both)) == REFERENCE * 2
+
+
+def test_windows_of_a_recording_stay_together_and_come_by_name():
+    labels = reference_labels()
+    names = np.array([f"r{i:03}" for i in range(len(labels))])
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(labels)), 2))
+    fold = released_folds(labels[order], recordings=names[order])
+    assert fold.tolist() == [int(REFERENCE[i]) for i in order]
+
+
+def test_records_without_a_label_fill_up():
+    labels = np.zeros((40, 2), int)
+    labels[:11, 0] = 1
+    fold = released_folds(labels, folds=4)
+    assert np.bincount(fold).tolist() == [10] * 4
 
 
 def test_window_folds_leak_and_the_check_sees_it():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'CLASSES', 'DX', 'AF', 'AGE', 'SEX', 'PTB_XL_CODES', 'AXIS_CODES', 'indicators', 'scored_classes',
-           'challenge_codes']
+           'code_matrix', 'challenge_codes']
 
 # %% ../../nbs/cohorts/statements.ipynb #003332c6
 from typing import Iterable
@@ -33,6 +33,12 @@ def indicators(key: str, classes: Iterable[str], present: Iterable[str]) -> dict
 def scored_classes(codes: Iterable[str]) -> set[str]:
     "The scored classes among SNOMED CT `codes`; other codes are passed over."
     return {SCORED[o] for o in codes if o in SCORED}
+
+
+def code_matrix(codes: Iterable[str]):
+    "0 or 1 `(N, 27)` for each of the scored codes, none merged, in lists `codes` with commas."
+    import numpy as np
+    return np.array([[int(o in text.split(",")) for o in SCORED] for text in codes])
 
 
 DX = Task("dx", "dx", "multilabel", CLASSES,

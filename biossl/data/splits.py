@@ -201,21 +201,23 @@ def _as_long(sources, labels):
                          field="sources")
 
 # %% ../../nbs/data/splits.ipynb #122e589e
-def released_folds(labels, sources=None, folds: int = 10, random=None) -> np.ndarray:
+def released_folds(labels, sources=None, folds: int = 10, random=None, recordings=None):
     """The fold `(N,)` of each recording by its `labels (N, K)`, 0 or 1; each source on its own.
 
-    Recordings have to come in the order of their names. `random` is NumPy's legacy `RandomState`;
-    by default each source begins with that of seed 0, as published. Recordings without a label,
-    which the published protocol leaves out, fill up the folds that want most.
+    Rows are recordings in the order of their names, or windows, whose `recordings (N,)` are named.
+    `random` is NumPy's legacy `RandomState`; by default each source begins with that of seed 0, as
+    published. Recordings without a label, which the published protocol leaves out, come last.
     """
     labels = np.asarray(labels).astype(bool)
     sources = np.zeros(len(labels)) if sources is None else np.asarray(sources).astype(str)
     _as_long(sources, labels)
-    fold = np.full(len(labels), -1)
+    names = np.arange(len(labels)) if recordings is None else np.asarray(recordings).astype(str)
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    labels, sources, fold = labels[first], sources[first], np.full(len(first), -1)
     for source in np.unique(sources):
         dealing = _Dealing(folds, labels.shape[1], random or np.random.RandomState(0))
         fold[sources == source] = dealing.deal(labels[sources == source])
-    return fold
+    return fold[which]
 
 # %% ../../nbs/data/splits.ipynb #24199793
 def window_folds(subjects, strata, folds: int = 5, seed: int = 0) -> np.ndarray:
