@@ -117,6 +117,7 @@ class OpenTwelveLead(Cohort):
              "row in PTB-XL's table, classes that stay unknown and count as absent.")
     tasks = (DX, AF, SEX, AGE)
     layout = "."
+    reader = "2"
 
     def __post_init__(self):
         names = [o.strip() for o in self.members.split(",")]
