@@ -111,7 +111,8 @@ class OpenTwelveLead(Cohort):
                  "10.13026/f4ab-0814; Chapman-Shaoxing-Ningbo, doi 10.13026/wgex-er52",
         url="https://physionet.org/", subjects=2_295, recordings=2_348, hours=6.7,
         signals={"ecg": RATE}, leads=12, bytes=50_000_000,
-        note="Counts are of the parts that the project had at hand. Normalised units, 0.5 to 40 "
+        note="Fetch the members one by one; ptb_xl_filtered is offered nowhere, members=... goes "
+             "without it. Counts are of what the project had at hand. Normalised units, 0.5 to 40 "
              "Hz. Subjects are patients in PTB-XL and recordings elsewhere. A class that a source "
              "lacks was often not looked for; `untold` names, for filtered recordings without a "
              "row in PTB-XL's table, classes that stay unknown and count as absent.")
