@@ -36,7 +36,7 @@ class Chance(Method):
 
 # %% ../../nbs/methods/baselines.ipynb #a08654f1
 class RawMoments(Method):
-    "Mean and sd of each signal before normalisation: `(N, 2 S)`."
+    "Mean and sd of each lead of each signal before normalisation: `(N, 2 leads)`."
     name = "raw_moments"
 
     @property
