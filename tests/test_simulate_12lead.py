@@ -98,9 +98,12 @@ def test_noise_changes_no_truth_and_a_longer_recording_begins_with_the_same_beat
 def test_noise_is_that_of_electrodes():
     people = crowd(6, 8)
     noise = simulate_12lead(people).ecg - simulate_12lead(people, noise=0).ecg
-    chest = noise[:, 6:] - noise[:, 6:7]       # Wilson's terminal is in all of these and cancels
-    assert (chest[:, 1:].std(-1) > 0).all()
-    np.testing.assert_allclose(noise[:, 1], noise[:, 0] + noise[:, 2], atol=1e-5)
+    steps = np.diff(noise, axis=-1)            # what drifts slowly is small in these
+    alike = np.mean([np.corrcoef(o[[0, 1, 6, 7]]) for o in steps], 0)
+    np.testing.assert_allclose(alike[0, 1], 1 / 2, atol=0.05)       # I and II share the right arm
+    np.testing.assert_allclose(alike[2, 3], 1 / 4, atol=0.05)       # V1, V2 share the terminal
+    np.testing.assert_allclose(alike[:2, 2:], 0, atol=0.05)
+    np.testing.assert_allclose(np.corrcoef(steps[:, 0]), np.eye(8), atol=0.15)   # to each his own
 
 
 # the truth, measured again ----------------------------------------------------------------------
@@ -159,6 +162,8 @@ def test_t_stands_where_qt_says(clean):
         big = np.abs(t) > 0.12
         peak = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)[:, 0]
         np.testing.assert_allclose(peak[big], t[big], rtol=0.15, atol=0.03)
+        when = np.abs(x[big]).argmax(1) / 500 - 0.1 * stretch       # 2 sd of its fall before the end
+        np.testing.assert_allclose(when, -2 * 0.036 * stretch, atol=0.018 * stretch)
         assert (np.abs(x[big, -1]) < 0.2 * np.abs(t[big]) + 0.03).all()
         seen.append(big.sum())
     assert len(seen) > 30 and np.sum(seen) > 100
@@ -187,7 +192,7 @@ def test_extra_beats_come_early_and_those_of_ventricles_are_broad(clean):
             if not o.kinds[k]: continue
             assert rr[k - 1] < 0.9 * 60 / o.heart_rate
             late = np.abs(np.diff(cut(clean, row, o.onsets[k] + 0.125, o.onsets[k] + 0.14))).max()
-            if o.kinds[k] == 2: assert late > 0.003
+            if o.kinds[k] == 2: assert late > 0.015
             elif o.qrs < 0.11: assert late < 0.01
     assert min(kinds) > 8
 
