@@ -162,6 +162,14 @@ def test_a_patient_has_one_name_in_all_sources(folder):
     assert left[SAME_NUMBER] == ["ptb_xl_filtered/01001 = challenge_2020/HR01001"]
 
 
+def test_a_number_that_repeats_another_takes_its_copies_along(folder):
+    layouts.write_record(folder / "ptb_xl" / layouts.ptb_xl_row(2)["filename_hr"],
+                         layouts.counts(1, 600))
+    kept, left = screened(OpenTwelveLead(), folder)
+    assert left[SAME_SIGNAL][0] == "ptb_xl/00002 = ptb_xl/00001" and "00002" not in kept
+    assert left[SAME_NUMBER][1] == "ptb_xl_filtered/00002 = ptb_xl/00001"
+
+
 def test_flat_recordings_do_not_repeat_each_other(folder):
     theirs = folder / "chapman_ningbo/WFDBRecords/01/010"
     for name in ("JS00004", "JS00005"):

@@ -150,9 +150,9 @@ class OpenTwelveLead(Cohort):
         "The recording as it is kept, or why it is not; `seen` grows by what it is known by."
         place = f"{recording.cohort}/{recording.name}"
         known_by = _known_by(recording)
-        for key, reason in known_by.items():
-            if key in seen: return LeftOut(f"{place} = {seen[key]}", reason)
-        seen |= dict.fromkeys(known_by, place)
+        twin, why = next(((seen[o], why) for o, why in known_by.items() if o in seen), (None, ""))
+        for key in known_by: seen.setdefault(key, twin or place)   # a copy of the copy is one, too
+        if twin: return LeftOut(f"{place} = {twin}", why)
         if reason := released_reason(recording, self.keep_unlabelled): return LeftOut(place, reason)
         row, ecg = rows.get(ptb_xl_number(recording), {}), recording.signal("ecg")
         return Recording(recording.name, row_subject(row) if row else recording.subject,
