@@ -162,7 +162,7 @@ def test_t_stands_where_qt_says(clean):
         big = np.abs(t) > 0.12
         peak = np.take_along_axis(x, np.abs(x).argmax(1)[:, None], 1)[:, 0]
         np.testing.assert_allclose(peak[big], t[big], rtol=0.15, atol=0.03)
-        when = np.abs(x[big]).argmax(1) / 500 - 0.1 * stretch       # 2 sd of its fall before the end
+        when = np.abs(x[big]).argmax(1) / 500 - 0.1 * stretch   # 2 sd of its fall before the end
         np.testing.assert_allclose(when, -2 * 0.036 * stretch, atol=0.018 * stretch)
         assert (np.abs(x[big, -1]) < 0.2 * np.abs(t[big]) + 0.03).all()
         seen.append(big.sum())
