@@ -342,6 +342,7 @@ def test_xavier_draws_what_it_says():
     assert gains.std().item() == pytest.approx(.02, rel=.05)
     narrow = net.stages[0][0].path[2][0].weight  # 64 -> 256
     assert narrow.std().item() == pytest.approx((2 / (64 + 256)) ** .5, rel=.03)
+    assert narrow.abs().max() > 3 * narrow.std()  # normal, not uniform
     assert .6 < net.stem[0][0].bias.std() < 1.4
 
 
@@ -350,9 +351,10 @@ def test_xavier_repeats_and_leaves_alone_what_is_computed():
     assert torch.equal(a[0].weight, b[0].weight) and torch.equal(a[1].bias, b[1].bias)
     assert not torch.equal(a[0].bias, b[0].bias)  # a linear layer's bias is not drawn
     normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 6, bias=False))
-    before = {k: v.clone() for k, v in normed.state_dict().items()}
-    xavier_(normed)
+    draws, before = generator(), {k: v.clone() for k, v in normed.state_dict().items()}
+    xavier_(normed, draws)
     assert all(torch.equal(v, before[k]) for k, v in normed.state_dict().items())
+    assert torch.equal(draws.get_state(), generator().get_state())  # nothing is drawn in vain
 
 
 def test_kaiming_makes_every_norm_the_identity_and_leaves_linear_layers():
