@@ -286,7 +286,15 @@ def test_settings_reach_the_views():
     bare = replace(Crops(), transforms_t=(), transforms_s=(), n_global=1, n_local=2, local_len=80)
     views = multi_crop("time", window, generator(), bare)
     assert [v.shape[-1] for v in views] == [250, 80, 80] and all((v != 0).all() for v in views)
-    assert len(multi_crop("spectrogram", z, generator(), bare)) == 3
+    for view in multi_crop("spectrogram", z, generator(), bare):
+        shown = (view != 0).any((1, 2))
+        assert ((view != 0) == shown[:, None, None]).all()           # nothing is cut but the sides
+    cut = replace(bare, transforms_s=("tc", "fc"), fc_rows=3, tc_spec_range=(0.5, 0.5),
+                  tc_per_lead=False, n_local=0)
+    view, = multi_crop("spectrogram", z, generator(), cut)
+    assert ((view == 0).all(-1).sum(-1) == 3).all()
+    shown = (view != 0).any(2)
+    assert (shown == shown[:, :1]).all() and (shown.sum(-1) <= 10).all() and shown.any()
     loud = replace(bare, transforms_t=("gn",), gn_scale=(50, 50))
     assert all(v.std() > 40 for v in multi_crop("time", window, generator(), loud))
 
