@@ -1,17 +1,19 @@
 # Two commands do all set-up on a fresh machine: `make reproduce` and `make test`.
 PYTHON  ?= python3
 PROFILE ?= quick
-COHORT  ?= simulated
+COHORT  ?=   # empty: each chapter's own, a simulated one
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 09_ssltsg_fusion
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
+COHORT_09_ssltsg_fusion  ?= open_12lead
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
+OPTIONS_09_ssltsg_fusion ?= -p also ""
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
-  -p cohort $(PUBLISHED_COHORT) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
+  -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce test lab bench figures readme clean-notebooks clean
@@ -29,7 +31,8 @@ $(READY): settings.ini setup.py pyproject.toml
 
 reproduce: $(READY)  ## every chapter, executed into build/, with one page of all results
 	$(BIN)/python -c "from biossl.book import reproduce as run; \
-	  raise SystemExit(not run('build', profile='$(PROFILE)', cohort='$(COHORT)'))"
+	  asked = dict(profile='$(PROFILE)', cohort='$(strip $(COHORT))'); \
+	  raise SystemExit(not run('build', **{k: v for k, v in asked.items() if v}))"
 
 test: $(READY)  ## the library's notebooks and the tests
 	$(BIN)/nbdev_test --n_workers 2 --skip_file_re '^([_.]|[0-9][0-9]_|bench)'

@@ -46,7 +46,8 @@ class Results:
             mine = self.predictions[self.predictions["run"].isin(self.runs[row])]
             mine = mine.drop_duplicates(["run", "window"]).assign(row=row)
             mine = mine.sort_values(["seed", "window"])
-            self._made[row] = read_answers(mine, thresholds=thresholds_of(self.records))
+            self._made[row] = read_answers(mine, thresholds=thresholds_of(
+                [o for o in self.records if o["row"] == row]))
         return self._made[row]
 
     @cached_property
