@@ -260,6 +260,7 @@ class _Watch:
     def best(self, losses, tuned):
         "What was said in the epoch of greatest average precision on the part, and what to record."
         files = [self._file(o) for o in range(self.job.run.schedule.tune_epochs)]
+        if not files[0].is_file(): self(0, tuned.head)   # it ended within the first epoch
         files = [o for o in files if o.is_file()]
         said = [np.load(o) for o in files]
         ranked = [_precision(self.truth[self.chosen_on], o[self.chosen_on]) for o in said]
