@@ -166,7 +166,7 @@ def arms(frame, metrics, groups: dict | None = None):
             if lines["published"].notna().any():
                 axis.plot(lines["published"], y, "D", mfc="none", mec=COLOURS["grey"],
                           label="paper" if axis is axes[0, 0] and not k else None)
-        axis.set_xlabel(_with_unit(metric))
+        axis.set_xlabel(_with_unit(metric).replace(", ", "\n", 1))
         axis.tick_params(axis="y", length=0)
     heights = np.concatenate([y for y, _ in _stacked(groups)])
     axes[0, 0].set_yticks(heights, labels)
