@@ -5,12 +5,13 @@ import pytest
 
 from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import RequestError
+from biossl.evaluation.arms import TWO_CORES, metrics, named
 from biossl.evaluation.challenge import choose_thresholds
 from biossl.evaluation.claims import Results
 from biossl.evaluation.gates import ASIDE, collapses, found_alone, gate_shares
 from biossl.evaluation.tables import published_table, with_thresholds
 from biossl.methods.contract import get_config
-from biossl.papers.ssltsg import TWO_CORES, fig3, metrics, named
+from biossl.papers.ssltsg import fig3
 from biossl.papers.ssltsg_fusion import pairs, switches, table2
 from biossl.train.launch import Launched
 
