@@ -598,7 +598,9 @@ def test_the_harmonic_means_of_the_first_papers_table():
 
 SHAPES = dict(tsta_table1=(7, 4), tsta_table2=(6, 3), tsta_table3=(4, 4), tsta_table4=(4, 4),
               ssltsg_table1=(12, 7), ssltsg_table2=(8, 7), cg_dmer_table1=(17, 18),
-              cg_dmer_table2=(5, 7), cg_dmer_table3=(5, 6))
+              cg_dmer_table2=(5, 7), cg_dmer_table3=(5, 6), xmae_figure1=(5, 3),
+              xmae_data_efficiency=(9, 10))
+WORDS = dict(xmae_datasets=(6, 4), xmae_features=(35, 2), xmae_tasks=(19, 6))  # no percents
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -610,7 +612,32 @@ def test_published_tables_are_whole(name):
 
 
 def test_every_published_table_is_known():
-    assert {o.stem for o in published_folder().glob("*.csv")} == set(SHAPES)
+    assert {o.stem for o in published_folder().glob("*.csv")} == {*SHAPES, *WORDS}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_published_lists_are_whole(name):
+    frame = published_table(name)
+    assert frame.shape == WORDS[name] and frame.index.is_unique
+
+
+def test_the_totals_of_the_overview_are_those_of_the_evaluation_sets():
+    "12.5k subjects and 2.3k hours of PPG, of which 19 to 39 people and 5k to 13k segments vague."
+    frame = published_table("xmae_datasets")
+    exact = frame.drop("Abnormal Lab Tests")
+    people, segments = (exact[o].str.replace(",", "").astype(int).sum()
+                        for o in ("# Subjects", "# Segments"))
+    assert round((people + 39) / 1000, 1) == 12.5
+    assert round((segments + 4 * 13_000) * 10 / 3600 / 1000, 1) == 2.3
+
+
+def test_every_task_of_the_nineteen_has_its_set_and_what_is_printed_says_so():
+    tasks, sets = published_table("xmae_tasks"), published_table("xmae_datasets").index
+    assert set(tasks["Data set"]) <= {*sets, "not told"} and set(sets) <= set(tasks["Data set"])
+    assert set(tasks.Kind) == {"classification", "regression"}
+    columns = {o.removesuffix(" ±") for o in published_table("xmae_data_efficiency").columns[1:]}
+    named = {"Hyptn (lab)": "Hypertension (lab)", "Hyptn (free-living)": "Hypertension (free-living)"}
+    assert {named.get(o, o) for o in columns} <= set(tasks.index[tasks.Reading == "printed"])
 
 
 @pytest.mark.parametrize("wrong", [("tsta_table9", "LSTM", "Acc(%)"),
