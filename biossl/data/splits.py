@@ -201,13 +201,15 @@ def _as_long(sources, labels):
                          field="sources")
 
 # %% ../../nbs/data/splits.ipynb #6cc72562
-def cohort_folds(subjects, strata, folds: int = 5, seed: int = 0) -> np.ndarray:
+def cohort_folds(subjects, strata=None, folds: int = 5, seed: int = 0) -> np.ndarray:
     """The fold `(N,)` of each window of a whole cohort: one for each person, whatever the task.
 
     `strata (N,)` are names `source/class`, None where unknown: a person's first known one counts.
+    Without strata only numbers are balanced.
     Raises `SplitError` for more folds than people, and for somebody without a name or a stratum.
     """
     from sklearn.model_selection import StratifiedKFold
+    strata = np.zeros(len(subjects), int) if strata is None else strata
     subjects, who, of_person = _people(subjects, strata)
     _enough([*dict.fromkeys(subjects.tolist())], folds)
     strata = _pooled(_pooled(of_person, folds, lambda o: o.split("/")[0]), folds, lambda o: "")
