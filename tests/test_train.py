@@ -25,10 +25,11 @@ from biossl.data.store import Windowing, pack
 from biossl.methods.contract import Loss, Method, as_tensor, seeded
 from biossl.train.launch import Run, launch, run_key, split_rows
 from biossl.train.loop import batch_rows
-from biossl.train.pretrain import pretrain, steps_of, thinned, unlabelled
+from biossl.train.finetune import finetune, measures
+from biossl.train.pretrain import gated, pretrain, steps_of, thinned, unlabelled
 from biossl.train.probe import ALPHAS, Scaler, probe, probe_classes, probe_quantity, ridge
 from biossl.train.profiles import TWO_CORES, Schedule, get_profile
-from biossl.train.runs import weights_key
+from biossl.train.runs import pretraining_rows, weights_key
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 few = settings(deadline=None, max_examples=25)
@@ -678,7 +679,6 @@ def test_what_cannot_be_judged_is_refused_before_any_work(pupil, monkeypatch, ho
         monkeypatch.setattr(launching, name, lambda *_, **__: pytest.fail("worked"))
     cases = {"nothing is there to probe": pupil("beginner"),
              "no head": pupil("headless", judge="finetune"),
-             "measures are not fine-tuned": pupil(judge="finetune", task="rate"),
              "windows of toy lack": pupil(signals=("ecg", "resp")),
              "needs 2 windows at once": pupil(schedule=replace(ONE_STEP, batch=1))}
     for words, runs in cases.items():
@@ -707,6 +707,60 @@ def test_shuffled_labels_are_dealt_among_training_subjects_and_the_truth_stays(p
         assert sorted(mine.values()) == sorted(theirs.values()) and set(mine) == set(theirs)
     assert any(o[f"p{9 - i}"] != i % 2 for o in taught[3:] for i in range(10) if f"p{9 - i}" in o)
     assert {o["key"] for o in true.records}.isdisjoint(o["key"] for o in dealt.records)
+
+
+def test_folds_of_a_cohort_let_one_pre_training_serve_all_its_tasks(pupil, monkeypatch):
+    seen = spied(monkeypatch, "pretrain")
+    runs = [o for task in ("af", "rate") for o in pupil(task=task, split="cohort", folds=3)]
+    out = launched(runs, workers=2, backend="threading")
+    assert len(seen) == 3
+    people = {(o.fold, o.task): set() for o in runs}
+    task_of = {o["key"]: o["task"] for o in out.records}
+    for line in out.predictions.itertuples():
+        people[line.fold, task_of[line.run]].add(line.subject)
+    for k in range(3): assert people[k, "af"] == people[k, "rate"] - {"p9"}   # r0 has no rhythm
+    for rows in seen:                                  # all windows of all others, r0's as well
+        shown = {f"p{9 - o // 3}" for o in rows}
+        assert len(rows) == 3 * len(shown)
+        assert shown in [set().union(*people.values()) - people[k, "rate"] for k in range(3)]
+
+
+class Judged(Stand):
+    "A store that tells how good its windows are, signal by signal."
+    cohort = "judged"
+    index = told = dict(ecg_quality=np.tile([.1, .5, .9, .6], 6), subject=None,
+                        ppg_quality=np.tile([.9, .5, .2, .7], 6))
+    def labels(self, key): return self.told[key] if "quality" in key else super().labels(key)
+
+
+def test_a_gate_keeps_windows_with_a_bad_signal_from_pre_training(pupil):
+    assert gated(Judged(), np.arange(12), .5).tolist() == [1, 3, 5, 7, 9, 11]
+    assert gated(Judged(), np.arange(3), .0).tolist() == [0, 1, 2]
+    train, test = np.arange(8), np.arange(8, 24)
+    run = replace(pupil()[0], schedule=replace(ONE_STEP, gate=.6))
+    assert pretraining_rows(run, Judged(), train, test).tolist() == [3, 7]
+    with pytest.raises(MethodError, match="tell no quality"):
+        launched(pupil(schedule=replace(ONE_STEP, gate=.5)))
+
+
+def test_a_measure_is_learned_by_fine_tuning_in_its_own_unit():
+    "Whatever its unit: in another one the answers are the same, converted."
+    stand = Stand(n=24)
+    truth = stand.arrays["ecg"][:, 0, :4].sum(1).astype(float)
+    schedule = Schedule(epochs=0, batch=8, tune_epochs=60, tune_lr=.01, head_lr=.01)
+    def answered(truth):
+        method = fresh()
+        tuned = finetune(method, stand, np.arange(24), truth, 1, schedule)
+        return measures(method, tuned, stand, np.arange(24))[:, 0]
+    said = answered(truth)
+    assert np.corrcoef(said, truth)[0, 1] > .9 and abs(said.mean() - truth.mean()) < truth.std() / 2
+    np.testing.assert_allclose(answered(1000 + 3 * truth), 1000 + 3 * said, rtol=1e-3)
+    with pytest.raises(SplitError, match="all measure 5"): answered(np.full(24, 5.0))
+
+
+def test_runs_that_fine_tune_a_measure_answer_in_its_unit(pupil):
+    out = launched(pupil(judge="finetune", task="rate"))
+    assert out.predictions.score.between(50, 80).all() and len(out.predictions) == 30
 
 
 def test_pre_trained_weights_can_be_looked_into(pupil, monkeypatch):

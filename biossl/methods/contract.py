@@ -58,6 +58,11 @@ class Method(nn.Module):
         "The keys of a batch that it reads."
         return self.signals
 
+    @property
+    def embed_keys(self) -> tuple[str, ...]:
+        "Those that `embed` reads: all, unless some are only there to learn from."
+        return self.keys
+
     def views(self, batch: Mapping, generator: torch.Generator) -> list[dict[str, torch.Tensor]]:
         "All that is drawn from `generator` for the loss of a batch: named tensors `(N, ...)`."
         raise MethodError("has no loss: it is only embedded and probed", where=self.name)
@@ -113,8 +118,12 @@ class Method(nn.Module):
         return batch, truth
 
     def taught(self, head: nn.Module, batch: Mapping, truth: torch.Tensor) -> torch.Tensor:
-        "The loss of what `lessons` gave: cross-entropy of class numbers, or of each of many labels."
+        """The loss of what `lessons` gave: cross-entropy of class numbers, or of each of many labels.
+
+        Of measures (floats) the mean square error.
+        """
         logits = head(self.embed(batch)).float()
+        if truth.ndim == 1 and truth.is_floating_point(): return F.mse_loss(logits[:, 0], truth)
         if truth.ndim == 1: return F.cross_entropy(logits, truth)
         return F.binary_cross_entropy_with_logits(logits, truth.float())
 
@@ -257,8 +266,9 @@ def check_method(method: Method, batch: Mapping, *, tolerance: float = 1e-4) -> 
         raise MethodError(f"reads {sorted(missing)}, which the batch lacks", where=method.name)
     seen = _Watched({k: batch[k] for k in method.keys})
     method.eval()
-    _check_embedding(method, seen, tolerance)
-    _check_kept(method, seen)
+    shown = _Watched({k: batch[k] for k in method.embed_keys})
+    _check_embedding(method, shown, tolerance)
+    _check_kept(method, shown)
     if method.trains: _check_loss(method, seen)
     if type(method).head is not Method.head: _check_head(method, seen)
 

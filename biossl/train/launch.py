@@ -27,13 +27,14 @@ from ..data.splits import assert_one_name
 from ..data.store import open_windows, pack, store_folder, store_key
 from ..methods.contract import (Method, as_tensor, get_method, load_method, method_class,
                                       save_method)
-from .finetune import finetune, scores, tuning_epochs
+from .finetune import finetune, measures, scores, tuning_epochs
 from .loop import embed_windows, infer
-from .pretrain import check_batch, pretrain, thinned, unlabelled
+from .pretrain import check_batch, pretrain, thinned
 from .probe import JUDGE, boost_labels, probe
 from .stack import finetune_stack, pretrain_stack
 from .runs import (PRETRAINING, Run, check_judge, check_keys, hashed, inner_part,
-                               run_key, split_rows, taught, truth_of, weights_key)
+                               pretraining_rows, run_key, split_rows, taught, truth_of,
+                               weights_key)
 
 _all_ = ["Run", "run_key", "split_rows", "truth_of"]
 
@@ -65,10 +66,7 @@ def _opened(folder): return open_windows(folder)
 # %% ../../nbs/train/launch.ipynb #a2ac7e3d
 def _seen(job, train, test) -> np.ndarray:
     "The rows that pre-training sees."
-    windows, schedule = _opened(job.folder), job.run.schedule
-    if schedule.sees == "all": rows = np.arange(len(windows))
-    else: rows = train if job.run.split != "subject" else unlabelled(windows, train, test)
-    return thinned(windows, rows, schedule.every)
+    return pretraining_rows(job.run, _opened(job.folder), train, test)
 
 
 def _pretrained(job, train, test):
@@ -233,7 +231,8 @@ def _tuned(job, train, fit, asked, truth):
     if run.schedule.select != "last":
         part = test if run.schedule.select == "test" else asked[:len(asked) - len(test)]
         watch = _Watch(job, method, part, asked, checkpoint, truth)
-    tuned = finetune(method, windows, rows, truth[rows], len(job.task.classes), run.schedule,
+    classes = max(1, len(job.task.classes))   # a measure is one number
+    tuned = finetune(method, windows, rows, truth[rows], classes, run.schedule,
                      seed=run.seed, device=job.device, checkpoint=checkpoint, watch=watch)
     said, facts = _said(job, method, losses, tuned, asked) if not watch else watch.best(losses, tuned)
     return said, facts | _found(found)
@@ -281,7 +280,9 @@ def _said(job, method, losses, tuned, asked):
     "What the tuned method says of the rows `asked`, and what there is to record."
     facts = dict(final_loss=_last(losses), tuned_loss=_last(tuned.losses))
     if type(method).asides is not Method.asides: facts["asides"] = _asides(job, method, asked)
-    return scores(method, tuned.head, _opened(job.folder), asked, job.device, many=job.many), facts
+    windows = _opened(job.folder)
+    if tuned.scale: return measures(method, tuned, windows, asked, job.device), facts
+    return scores(method, tuned.head, windows, asked, job.device, many=job.many), facts
 
 
 def _asides(job, method, asked) -> dict[str, np.ndarray]:
@@ -373,7 +374,8 @@ def _stacks(job) -> bool: return method_class(job.run.method).stacks
 
 def _tunes_on(job, sides):
     "The key and the rows of a fine-tuning."
-    if job.run.judge != "finetune" or job.many or not _stacks(job): return None
+    if job.run.judge != "finetune" or not job.task.classes or job.many or not _stacks(job):
+        return None
     return job.key, thinned(_opened(job.folder), sides[job.key][0], job.run.schedule.every)
 
 
@@ -549,7 +551,8 @@ def _shared(job) -> str:
     if job.weights: return job.weights
     if job.pretrains and not (run.origins and run.judge == "finetune"):
         facts |= {o: getattr(run, o) for o in ("task", "split", "folds", "fold")}
-        facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every")}
+        if run.split == "cohort": del facts["task"]
+        facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every", "gate")}
     elif run.judge == "finetune": return job.key
     return hashed(facts)
 

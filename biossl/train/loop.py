@@ -241,4 +241,4 @@ def infer(ask: Callable, keys, windows, rows, device="cpu", batch: int = 64) -> 
 def embed_windows(method, windows, device="cpu", batch: int = 64) -> np.ndarray:
     "The embeddings `(N, D)` of all `windows`."
     method = method.to(device).eval()
-    return infer(method.embed, method.keys, windows, np.arange(len(windows)), device, batch)
+    return infer(method.embed, method.embed_keys, windows, np.arange(len(windows)), device, batch)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'JUDGES', 'LABELS', 'PRETRAINING', 'TUNING', 'PROBING', 'Run', 'run_key', 'weights_key', 'hashed',
-           'truth_of', 'split_rows', 'inner_part', 'taught', 'check_keys', 'check_judge']
+           'truth_of', 'split_rows', 'pretraining_rows', 'inner_part', 'taught', 'check_keys', 'check_judge']
 
 # %% ../../nbs/train/runs.ipynb #327e9dc6
 import hashlib
@@ -15,17 +15,19 @@ import numpy as np
 
 from ..cohorts.registry import Task, get_cohort, locate
 from ..data.errors import MethodError, RequestError, nearest
-from ..data.splits import (assert_disjoint, released_folds, source_folds, subject_folds,
-                                window_folds)
+from ..data.splits import (assert_disjoint, cohort_folds, released_folds, source_folds,
+                                subject_folds, window_folds)
 from ..data.store import Windowing, store_key
 from ..methods.contract import for_windows, get_config, get_method, method_class, tuples
 from .finetune import new_head, shuffled
+from .pretrain import gated, thinned, unlabelled
 from .probe import JUDGE
 from .profiles import Schedule
 
 # %% ../../nbs/train/runs.ipynb #2fd722b6
-#: By person; by window or by recording, which is wrong, to show by how much.
-SPLITS = ("subject", "window", "recording")
+#: By person, anew for each task, or the same for all tasks of a cohort, so that one pre-training
+#: serves them all; by window or by recording, which is wrong, to show by how much.
+SPLITS = ("subject", "cohort", "window", "recording")
 #: On frozen weights a linear model, or boosted trees; or all weights and a head are trained.
 JUDGES = ("probe", "boosting", "finetune")
 LABELS = ("true", "shuffled")     #: as they are; or dealt anew over the training subjects
@@ -128,7 +130,7 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
 def _later(run) -> dict:
     "What schedules learned to say later, where it is not as usual: older keys stay as they were."
     told = dict(tune_batch=run.judge == "finetune", tune_fall=run.judge == "finetune",
-                sees=run.pretrains, select=run.judge == "finetune")
+                sees=run.pretrains, gate=run.pretrains, select=run.judge == "finetune")
     usual = Schedule()
     return {o: getattr(run.schedule, o) for o, matters in told.items()
             if matters and getattr(run.schedule, o) != getattr(usual, o)}
@@ -171,7 +173,7 @@ def split_rows(run: Run, windows, task: Task):
     rows = _asked(truth, task)
     fold = _folds(run, windows, truth, task, rows)
     train, test = rows[fold != run.fold], rows[fold == run.fold]
-    if run.split == "subject":
+    if run.split in ("subject", "cohort"):
         subjects = windows.labels("subject").astype(str)
         assert_disjoint(subjects[train], subjects[test], what=f"{run.row}, fold {run.fold}")
     return train, test
@@ -185,12 +187,36 @@ def _asked(truth, task) -> np.ndarray:
 
 def _folds(run, windows, truth, task, rows) -> np.ndarray:
     "The fold of each of `rows`."
+    if run.split == "cohort": return _folds_of_all(run, windows)[rows]
     if run.split == "recording" or task.kind == "multilabel":
         return _folds_of_many(run, windows, truth, task)[rows]
     strata = None if task.kind == "regression" else truth[rows]
     subjects = windows.labels("subject").astype(str)
     folds = window_folds if run.split == "window" else subject_folds
     return folds(_in_sight(subjects[rows]), strata, run.folds, run.seed)
+
+
+def _folds_of_all(run, windows) -> np.ndarray:
+    "The fold of every window of a cohort: nobody's depends on the task."
+    strata = windows.labels("stratum").astype(str) if "stratum" in windows.index else None
+    return cohort_folds(_in_sight(windows.labels("subject").astype(str)), strata, run.folds, run.seed)
+
+
+def pretraining_rows(run: Run, windows, train, test) -> np.ndarray:
+    """The rows that pre-training sees: all windows of the training subjects, labelled or not.
+
+    Where folds are a cohort's own, those of everybody outside the fold, whatever the task. Windows
+    of less quality than the schedule's `gate` are left out, and of each recording all but every
+    so many-th. Raises `SplitError` if one of the test subjects is among them.
+    """
+    schedule = run.schedule
+    if schedule.sees == "all": rows = np.arange(len(windows))
+    elif run.split == "cohort":
+        rows = np.flatnonzero(_folds_of_all(run, windows) != run.fold)
+        subjects = windows.labels("subject").astype(str)
+        assert_disjoint(subjects[rows], subjects[test], what="pre-training")
+    else: rows = train if run.split != "subject" else unlabelled(windows, train, test)
+    return thinned(windows, gated(windows, rows, schedule.gate), schedule.every)
 
 
 def _folds_of_many(run, windows, truth, task):
@@ -255,7 +281,4 @@ def check_judge(method, run: Run, task: Task):
         if method.scratch: raise MethodError("learns from labels only: nothing is there to probe",
                                              where=method.name, remedy="judge it by fine-tuning")
         return
-    if task.kind == "regression":
-        raise MethodError("measures are not fine-tuned yet", where=run.row, field=task.name,
-                          remedy="judge them by the probe")
-    new_head(method, len(task.classes), run.seed)
+    new_head(method, max(1, len(task.classes)), run.seed)
