@@ -318,8 +318,7 @@ def test_trees_on_these_features_know_fibrillation_and_bundle_branch_block(real_
     x, train = np.stack(list(found.values()), 1), windows.labels("strat_fold").astype(int) <= 6
     subjects = windows.labels("subject").astype(str)
     assert not set(subjects[train]) & set(subjects[~train])
-    done = boost_labels(x[train], truth[train], subjects[train], x[~train], classes, inner=2)
+    done = boost_labels(x[train], truth[train], subjects[train], x[~train], classes)
     from sklearn.metrics import roc_auc_score
-    for said, y in ((done.scores, truth[~train]), (done.held, truth[train])):
-        for k, name in enumerate(classes):
-            assert roc_auc_score(y[:, k], said[:, k]) > .9, name
+    for k, name in enumerate(classes):
+        assert roc_auc_score(truth[~train][:, k], done.scores[:, k]) > .9, name

@@ -50,14 +50,9 @@ def _checked(x):
 # %% ../../nbs/train/probe.ipynb #37c3bbe4
 @dataclass(frozen=True)
 class Probed:
-    """What a judge says of the test windows: `scores (M, K)`, and the `penalty` it chose.
-
-    Judges of many labels also keep `held (N, K)`: what was said of each training window while it
-    was left out (NaN where it never was), so that thresholds need no test window.
-    """
+    "What a judge says of the test windows: `scores (M, K)`, and the `penalty` it chose."
     scores: np.ndarray
     penalty: float
-    held: np.ndarray | None = None
 
 
 def _logistic(x, y, c, seed):
@@ -160,7 +155,7 @@ def _mean_log_loss(y, p) -> float:
 
 def probe_labels(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.0), inner=3,
                  seed=0) -> Probed:
-    """`Probed` with a probability of each of `classes` by itself, and `held` for thresholds.
+    """`Probed` with a probability of each of `classes` by itself.
 
     `truth (N, K)` is 0 or 1. Raises `MethodError` for other labels, `SplitError` if none can be
     learned.
@@ -168,11 +163,11 @@ def probe_labels(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.0
     y = _told(x, truth, subjects, classes)
     scale = Scaler(x)
     x, test = scale(x), scale(test)
-    splits = _label_splits(subjects, y, inner, seed)
+    splits = _label_splits(subjects, y, inner, seed) if len(penalties) > 1 else []
     fits = [lambda a, b, c=c: _logistic(a, b, c, seed) for c in penalties]
-    held = [_held_out(fit, x, y, splits) for fit in fits]
-    best = int(np.argmin([_mean_log_loss(y, p) for p in held])) if splits else len(penalties) // 2
-    return Probed(_each_label(fits[best], x, y, test), float(penalties[best]), held[best])
+    costs = [_mean_log_loss(y, _held_out(fit, x, y, splits)) for fit in fits] if splits else []
+    best = int(np.argmin(costs)) if costs else len(penalties) // 2
+    return Probed(_each_label(fits[best], x, y, test), float(penalties[best]))
 
 # %% ../../nbs/train/probe.ipynb #850e91d7
 def _boosted(x, y, seed):
@@ -182,19 +177,16 @@ def _boosted(x, y, seed):
         l2_regularization=1.0, early_stopping=False, random_state=seed).fit(x, y)
 
 
-def boost_labels(x, truth, subjects, test, classes, *, inner=3, seed=0) -> Probed:
+def boost_labels(x, truth, subjects, test, classes, *, seed=0) -> Probed:
     """`Probed` by gradient-boosted trees, one thread: features `x (N, D)` may be NaN.
 
-    `held` and errors as in `probe_labels`; there is no penalty (NaN).
+    Errors as in `probe_labels`; there is no penalty (NaN).
     """
     from threadpoolctl import threadpool_limits
     y = _told(x, truth, subjects, classes)
     x, test = _checked(x), _checked(test)
-    splits = _label_splits(subjects, y, inner, seed)
     with threadpool_limits(1):   # runs stand side by side
-        held = _held_out(lambda a, b: _boosted(a, b, seed), x, y, splits)
-        said = _each_label(lambda a, b: _boosted(a, b, seed), x, y, test)
-    return Probed(said, np.nan, held)
+        return Probed(_each_label(lambda a, b: _boosted(a, b, seed), x, y, test), np.nan)
 
 # %% ../../nbs/train/probe.ipynb #fc38531b
 ALPHAS = tuple(10.0 ** np.arange(-2, 5))   #: penalties of the ridge regression
