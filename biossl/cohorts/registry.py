@@ -52,6 +52,7 @@ class Card:
     wanted: tuple[str, ...] = ()         # patterns of the index's paths; empty: all of them
     note: str = ""
     leads: int = 1                       # ECG leads, for what `biossl doctor` computes
+    by_hand: str = ""                    # what to do where nothing may be fetched without asking
 
 
 @dataclass(frozen=True)

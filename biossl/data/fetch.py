@@ -210,8 +210,8 @@ def _wanted(card, only) -> list[Piece]:
               for o in card.files]
     if card.index: pieces += _listed(card)
     if not pieces:
-        raise FetchError("its publisher offers nothing to fetch", where=card.name,
-                         remedy="it is simulated, or must be asked for by hand; see its card")
+        raise FetchError("its publisher offers nothing to fetch from here", where=card.name,
+                         remedy=card.by_hand or "it is simulated, or made of other cohorts")
     chosen = _matching(pieces, only)
     if not chosen:
         raise FetchError(f"none of its {len(pieces)} files matches {', '.join(only)}",
