@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biossl.data.errors import RequestError
-from biossl.evaluation.timing import Pairs, feet, place, r_peaks, skill, upslopes
+from biossl.data.errors import MethodError, RequestError
+from biossl.evaluation.timing import (LongPairs, Trial, feet, findings_frame, foreign_ecg, foreign_ppg,
+                                      goes_on, hidden, intact, place, r_peaks, reads_delay,
+                                      reversed_ppg, says_mean_delay, shifted_ppg, skill, unshown,
+                                      upslopes)
 
 
 def gaussians(t, centres, width, height=1.0):
@@ -13,7 +16,7 @@ def gaussians(t, centres, width, height=1.0):
 
 
 def made_pairs(people=24, each=6, irregular=0.04, seed=0, seconds=11.0):
-    "Pairs whose delay is independent of heart rate and pulse shape; `truth (N,)` in s beside."
+    "LongPairs whose delay is independent of heart rate and pulse shape; `truth (N,)` in s beside."
     rng, t = np.random.default_rng(seed), np.arange(round(seconds * 100)) / 100
     ecg, ppg, beats, truth = [], [], [], []
     for _ in range(people * each):
@@ -29,7 +32,7 @@ def made_pairs(people=24, each=6, irregular=0.04, seed=0, seconds=11.0):
         beats.append(np.append(inside, np.full(40 - len(inside), np.nan)))
         truth.append(delay)
     subjects = np.repeat([f"p{k:03d}" for k in range(people)], each)
-    return Pairs(np.array(ecg)[:, None], np.array(ppg)[:, None], np.array(beats), subjects), np.array(truth)
+    return LongPairs(np.array(ecg)[:, None], np.array(ppg)[:, None], np.array(beats), subjects), np.array(truth)
 
 
 def blocks(n, shown=5, patches=25, seed=0):
@@ -138,8 +141,8 @@ def test_the_interval_of_skill_is_that_of_a_plain_bootstrap():
 def test_pairs_that_do_not_fit_are_refused(change, field):
     good = dict(ecg=np.zeros((3, 1, 1100)), ppg=np.zeros((3, 1, 1100)), beats=np.zeros((3, 5)),
                 subjects=np.arange(3))
-    Pairs(**good)
-    with pytest.raises(RequestError) as told: Pairs(**good | change)
+    LongPairs(**good)
+    with pytest.raises(RequestError) as told: LongPairs(**good | change)
     assert told.value.field == field
 
 
@@ -152,3 +155,113 @@ def test_a_cut_never_wraps(pairs):
     assert np.allclose(later, 2 * (raw - raw.min(-1, keepdims=True)) / np.ptp(raw, axis=-1)[..., None] - 1,
                        atol=1e-5)
     with pytest.raises(RequestError): few.cut(0.6)
+
+
+# Three models whose behaviour is known, and what the controls must say of each.
+
+@pytest.fixture(scope="module")
+def trials():
+    made, _ = made_pairs(24, 3)
+    delay, keep = np.nanmean(made.arrival), blocks(len(made))
+    models = dict(mean=says_mean_delay(delay), rhythm=goes_on(), reads=reads_delay(delay))
+    return {name: Trial(model, made, keep, 200) for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def steady():
+    made, _ = made_pairs(16, 2, irregular=0.005, seed=2)
+    return Trial(goes_on(), made, blocks(len(made)), 200)
+
+
+def number(findings, measure): return next(o for o in findings if o.measure == measure)
+
+
+def value(findings, measure): return number(findings, measure).estimate.mean
+
+
+def test_skill_tells_reading_from_saying_the_usual(trials):
+    told = {name: number(intact(o), "S") for name, o in trials.items()}
+    assert abs(told["mean"].estimate.mean) < 0.05 and told["reads"].estimate.mean > 0.95
+    assert told["rhythm"].estimate.mean < 0                    # RR varies by 4 %: it drifts away
+    assert told["mean"].trusted and told["reads"].trusted
+
+
+def test_on_a_steady_rhythm_skill_alone_would_mislead(steady):
+    assert value(intact(steady), "S") > 0.5                    # and it has not looked at the PPG
+    assert value(foreign_ppg(steady), "recall, change") == 0   # which this control shows
+
+
+def test_rebuilt_beats_follow_a_shifted_pulse_only_without_measurement(trials, steady):
+    slope = lambda o: value(shifted_ppg(o), "slope of e on the shift")     # noqa: E731
+    assert slope(trials["mean"]) == pytest.approx(1, abs=0.02)
+    assert slope(trials["reads"]) == pytest.approx(0, abs=0.02)
+    assert slope(steady) == pytest.approx(0, abs=0.02)
+    for name in ("mean", "reads"): assert slope(unshown(trials[name])) == pytest.approx(1, abs=0.02)
+
+
+def test_with_nothing_shown_nobody_knows_the_delay(trials):
+    for name in ("mean", "reads"):
+        told = intact(unshown(trials[name]), "C2")
+        assert value(told, "recall") > 0.99 and abs(value(told, "S")) < 0.05
+        assert value(told, "sd of e, ms") == pytest.approx(value(told, "sd of PAT, ms"), rel=0.03)
+    rhythm = intact(unshown(trials["rhythm"]), "C2")
+    assert value(rhythm, "recall") == 0 and not number(rhythm, "S").trusted
+    assert "not interpretable" in str(number(rhythm, "S"))
+
+
+def test_a_foreign_block_moves_those_who_read_it(trials, steady):
+    mean, reads, rhythm = (foreign_ecg(o) for o in (trials["mean"], trials["reads"], steady))
+    slope, own = "slope of e on the block's phase", "recall of own beats"
+    assert abs(value(mean, slope)) < 0.3 and value(mean, own) > 0.95
+    assert value(reads, slope) == pytest.approx(1, abs=0.1)
+    assert value(rhythm, "recall of the block's beats") > 0.95 > value(rhythm, own)
+    scatter = "sd of e in a window, ms"
+    assert value(rhythm, scatter) > 3 * value(reads, scatter)     # the distances are not the pulses'
+
+
+def test_a_foreign_pulse_takes_beats_along(trials):
+    for name in ("mean", "reads"):
+        told = foreign_ppg(trials[name])
+        assert value(told, "recall") == pytest.approx(value(told, "chance recall"), abs=0.1)
+        assert number(told, "recall, change").estimate.interval[1] < -0.4
+    assert value(foreign_ppg(trials["mean"]), "recall of the PPG's beats") > 0.95
+    assert value(foreign_ppg(trials["rhythm"]), "recall, change") == 0
+
+
+def test_a_reversed_pulse_misleads_only_where_the_rhythm_is_irregular(trials):
+    made, _ = made_pairs(16, 2, irregular=0.15, seed=4)
+    uneven = Trial(trials["reads"].rebuild, made, blocks(len(made)), 200)
+    assert value(reversed_ppg(trials["mean"]), "recall, change") < -0.4
+    assert value(reversed_ppg(uneven), "recall, change") < -0.25
+    assert value(reversed_ppg(trials["reads"]), "recall, change") > -0.15   # mirrored pulses still beat
+
+
+def test_findings_read_and_stack(trials):
+    told = intact(trials["mean"])
+    frame = findings_frame(told)
+    assert frame["measure"].is_unique and (frame["people"] == 24).all() and (frame["verdict"] == "").all()
+    row = frame.set_index("measure").loc["S"]
+    assert row["low"] <= row["estimate"] <= row["high"] and "72 windows of 24 people" in str(number(told, "S"))
+
+
+def test_a_model_may_answer_with_tensors_in_parts(trials):
+    import torch
+    arrays = trials["mean"].take(np.arange(9))
+    tensors = Trial(lambda *o: torch.tensor(arrays.rebuild(*o), requires_grad=True), arrays.pairs,
+                    torch.tensor(arrays.keep), at_once=4)
+    assert np.array_equal(tensors.rebuilt, arrays.rebuilt)
+    shown = np.repeat(~hidden(arrays.keep), 40, axis=1)
+    assert np.array_equal(arrays.rebuilt[:, 0][shown], arrays.pairs.cut()[0][:, 0][shown])
+
+
+@pytest.mark.parametrize("answer", [lambda p, e, k: e[..., :-1], lambda p, e, k: e * np.nan])
+def test_a_faulty_answer_is_refused(trials, answer):
+    faulty = Trial(answer, trials["mean"].pairs, trials["mean"].keep)
+    with pytest.raises(MethodError): intact(faulty)
+
+
+def test_one_person_alone_has_no_partner(trials):
+    alone = trials["mean"].take(np.arange(3))
+    for control in (foreign_ecg, foreign_ppg):
+        with pytest.raises(RequestError): control(alone)
+    with pytest.raises(RequestError): Trial(alone.rebuild, alone.pairs, alone.keep[:2])
