@@ -52,8 +52,8 @@ SIZES = dict(released=RELEASED, medium=MEDIUM, small=SMALL, pilot=PILOT)  #: by 
 
 
 def new_stem(size: Size, norm: str = "batch") -> nn.Module:
-    "The stem of a `size`: `(N, 1, T) -> (N, stem_out, T)`."
-    if size.stem == "plain": return PlainStem(size.stem_out, norm)
+    "The stem of a `size`: `(N, 1, T) -> (N, stem_out, T)`; `norm` is the inception stem's."
+    if size.stem == "plain": return PlainStem(size.stem_out)
     if size.stem == "inception": return InceptionStem(size.stem_widths, size.stem_out, norm)
     raise MethodError(f"no stem {size.stem}", field="stem", remedy="inception or plain")
 
@@ -222,7 +222,7 @@ class Wiring:
     ecg_positions: str = "true"        #: or local; of the hidden signal
     attention_lag: str = "full"        #: or causal, anticausal, band, near
     query: str = "places"              #: or one
-    stem_norm: str = "batch"           #: or group
+    stem_norm: str = "batch"           #: or group; the plain stem always has groups
     masked_stem: str = "joined"        #: or zeroed
     prune_dead: bool = True
 

@@ -99,7 +99,7 @@ class InceptionStem(nn.Module):
 
 # %% ../../nbs/nn/inception.ipynb #da7cc950
 class PlainStem(nn.Sequential):
-    "`(N, channels, T) -> (N, out, T)`: three convolutions with kernels of 7, 7 and 5."
-    def __init__(self, out: int = 16, norm: str = "group", channels: int = 1):
-        super().__init__(ConvNorm(channels, out, 7, norm=norm), ConvNorm(out, out, 7, norm=norm),
-                         ConvNorm(out, out, 5, norm=norm))
+    "`(N, channels, T) -> (N, out, T)`: three convolutions, kernels of 7, 7 and 5, GroupNorm, SiLU."
+    def __init__(self, out: int = 16, channels: int = 1):
+        super().__init__(*(ConvNorm(c, out, kernel, norm="group")
+                           for c, kernel in ((channels, 7), (out, 7), (out, 5))))
