@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from biossl.cohorts.registry import cohort_names
 from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import RequestError, StoreError
 from biossl.evaluation.challenge import challenge_metrics, challenge_score
@@ -635,6 +636,8 @@ def test_every_task_of_the_nineteen_has_its_set_and_what_is_printed_says_so():
     tasks, sets = published_table("xmae_tasks"), published_table("xmae_datasets").index
     assert set(tasks["Data set"]) <= {*sets, "not told"} and set(sets) <= set(tasks["Data set"])
     assert set(tasks.Kind) == {"classification", "regression"}
+    asked = {o for cell in tasks["Cohort here"].dropna() for o in cell.split(", ")}
+    assert asked <= set(cohort_names())
     columns = {o.removesuffix(" ±") for o in published_table("xmae_data_efficiency").columns[1:]}
     named = {"Hyptn (lab)": "Hypertension (lab)", "Hyptn (free-living)": "Hypertension (free-living)"}
     assert {named.get(o, o) for o in columns} <= set(tasks.index[tasks.Reading == "printed"])
