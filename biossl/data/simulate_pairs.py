@@ -84,7 +84,7 @@ def draw_wearer(seed: int, number: int, rhythm: str | None = None) -> Wearer:
     z, u = rng.standard_normal(4), rng.random(2)
     order = stream(seed, number // len(PAIR_RHYTHMS), _ORDER).permutation(PAIR_RHYTHMS)
     rhythm = rhythm or str(order[number % len(PAIR_RHYTHMS)])
-    ectopy = 0.03 + 0.17 * u[0] if rhythm == "ectopy" else 0.0
+    ectopy = 0.01 + 0.09 * u[0] if rhythm == "ectopy" else 0.0
     burden = dict(paroxysmal=0.1 + 0.8 * u[1], af=1.0).get(rhythm, 0.0)
     return Wearer(seed, number, rhythm, *map(float, z), float(ectopy), float(burden))
 
@@ -226,7 +226,7 @@ class Pairs:
     def scaled(self) -> tuple[np.ndarray, np.ndarray]:
         "ECG and PPG with each row from -1 to 1."
         from biossl.data.signals import minmax
-        return 2 * minmax(self.ecg) - 1, 2 * minmax(self.ppg) - 1
+        return minmax(self.ecg), minmax(self.ppg)
 
 # %% ../../nbs/data/simulate_pairs.ipynb #2d16b298
 _LONGEST = 1000 * 1000      # samples of a signal that are worked on at once
