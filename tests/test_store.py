@@ -72,7 +72,8 @@ def test_the_same_request_is_found_and_gives_the_same_bytes(home, monkeypatch):
 def test_the_key_changes_with_everything_that_changes_windows(monkeypatch):
     other = dict(signals=(("ppg", 42.0),), seconds=20, hop=5, filters=(("ecg", 1, 2),),
                  normalise="none", beats=("ecg",), purity=0.5, take="last", longest_gap=2,
-                 moments=False, leads=(("ecg", ("II",)),), flattest=0.5)
+                 moments=False, leads=(("ecg", ("II",)),), flattest=0.5,
+                 gappiest=0.5, quality=("ecg",), clean="neurokit")
     assert set(other) == {o.name for o in fields(Windowing)}
     keys = [store_key(Noise(), replace(Windowing(), **{k: v})) for k, v in other.items()]
     keys += [store_key(Noise(), Windowing()), store_key(Noise(seed=1), Windowing())]

@@ -109,7 +109,7 @@ def store_key(cohort, windowing: Windowing, folder=None) -> str:
 
 
 def _key(windowing, fingerprint: dict) -> str:
-    return _hashed(json.dumps([VERSION, asdict(windowing), fingerprint], sort_keys=True))
+    return _hashed(json.dumps([VERSION, windowing.told, fingerprint], sort_keys=True))
 
 
 def _hashed(text: str) -> str: return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ __all__ = ['BEATS_PER_SECOND', 'FASTEST', 'RESERVED', 'Windowing', 'covered', 'w
 # %% ../../nbs/data/windowing.ipynb #c76195f2
 import contextlib
 import numbers
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import compress
 
 import numpy as np
@@ -20,9 +20,12 @@ from .recordings import SIGNALS, Recording, Signal
 # %% ../../nbs/data/windowing.ipynb #b6cec978
 BEATS_PER_SECOND = 5          #: room kept for beats; both detectors hold beats 0.3 s apart
 FASTEST = 10_000.0            #: Hz that may be asked for; no published ECG or PPG is faster
-_NAMES = dict(normalise=("none", "zscore", "minmax"), take=("all", "last"))
 _BEATS = ("ecg", "ppg")
+_NAMES = dict(normalise=("none", "zscore", "minmax"), take=("all", "last"), beats=_BEATS,
+              quality=_BEATS, clean=("filters", "neurokit"))
 _POSITIVE = ("seconds", "hop", "purity")
+_SHARES = ("purity", "flattest", "gappiest")
+_LATER = dict(gappiest=1.0, quality=(), clean="filters")  # settings that older keys do not know
 _TINY = 1e-6  # seconds, or samples; rounding, far below a sample
 
 
@@ -36,7 +39,7 @@ class Windowing:
     seconds: float = 30.0
     hop: float = 30.0
     filters: tuple[tuple[str, float | None, float | None], ...] = ()  # key, low, high Hz
-    normalise: str = "zscore"                   # none, zscore or minmax, per window and lead
+    normalise: str = "zscore"                   # none, zscore, minmax (-1 to 1), per window and lead
     beats: tuple[str, ...] = _BEATS             # detected on the whole recording, before filters
     purity: float = 1.0                         # share of a window that a changing label must cover
     take: str = "all"                           # all, or the last one: it ends with the recording
@@ -44,6 +47,9 @@ class Windowing:
     moments: bool = True                        # keep mean and sd from before the normalisation
     leads: tuple[tuple[str, tuple[str, ...]], ...] = ()  # key, names in order (default: all)
     flattest: float = 1.0                       # greatest share of equal neighbours in a window
+    gappiest: float = _LATER["gappiest"]        # greatest share of a window in longer gaps
+    quality: tuple[str, ...] = _LATER["quality"]    # scored by template: columns KEY_quality
+    clean: str = _LATER["clean"]                # or neurokit: each window by its defaults, no filters
 
     def __post_init__(self):
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -51,7 +57,8 @@ class Windowing:
         set_("filters", tuple((key, *map(_number, band)) for key, *band in self.filters))
         set_("leads", tuple((key, tuple(names)) for key, names in self.leads))
         set_("beats", tuple(key for key in self.beats if key in self.keys or key not in _BEATS))
-        for name in (*_POSITIVE, "longest_gap", "flattest"): set_(name, float(getattr(self, name)))
+        set_("quality", tuple(self.quality))
+        for name in (*_POSITIVE, *_SHARES, "longest_gap"): set_(name, float(getattr(self, name)))
         _check(self)
 
     @property
@@ -59,33 +66,47 @@ class Windowing:
         "The signals' keys, in the order of the arrays."
         return tuple(key for key, _ in self.signals)
 
+    @property
+    def told(self) -> dict:
+        "What keys are made of: all settings, the later ones only where they are not as usual."
+        return {k: v for k, v in asdict(self).items() if k not in _LATER or v != _LATER[k]}
+
 
 def _number(value): return None if value is None else float(value)
 
 # %% ../../nbs/data/windowing.ipynb #69999b4b
 def _check(windowing):
     "Raise `RequestError` with field and remedy where a windowing makes no sense."
-    for name, known in (*_NAMES.items(), ("signals", SIGNALS), ("beats", _BEATS)):
+    for name, known in (*_NAMES.items(), ("signals", SIGNALS)):
         values = windowing.keys if name == "signals" else getattr(windowing, name)
         for value in (values,) if isinstance(values, str) else values:
             if value not in known: _refuse(name, f"no {name} {value!r}", nearest(value, known))
     if not windowing.keys: _refuse("signals", "no signal is chosen", "name at least one")
     if len(set(windowing.keys)) < len(windowing.keys): _refuse("signals", "a key comes twice")
-    for name in ("filters", "leads"):
-        for key, *_ in getattr(windowing, name):
+    for name in ("filters", "leads", "quality"):
+        for key in getattr(windowing, name):
+            key = key if name == "quality" else key[0]
             if key not in windowing.keys: _refuse(name, f"{key} is not among the signals")
+    if windowing.clean == "neurokit": _check_neurokit(windowing)
     for name in _POSITIVE:
         if not 0 < getattr(windowing, name) < np.inf: _refuse(name, "must be positive")
     if any(not 0 <= rate <= FASTEST for _, rate in windowing.signals):
         _refuse("signals", f"a rate is not between 0 and {FASTEST:g} Hz",
                 "0 keeps the published rate")
     _check_samples(windowing, [rate for _, rate in windowing.signals if rate])
-    if not (windowing.purity <= 1 and 0 <= windowing.flattest <= 1):
-        _refuse("purity" if windowing.purity > 1 else "flattest", "a share lies between 0 and 1")
+    for name in _SHARES:
+        if not 0 <= getattr(windowing, name) <= 1: _refuse(name, "a share lies between 0 and 1")
     if not windowing.longest_gap >= 0: _refuse("longest_gap", "is negative")
     for key, low, high in windowing.filters:
         if not (low or 0) < (high or np.inf):
             _refuse("filters", f"{key}: {low} Hz is not below {high} Hz")
+
+
+def _check_neurokit(windowing):
+    if windowing.filters: _refuse("filters", "clean='neurokit' has its own", "filters=()")
+    if other := [o for o in windowing.keys if o not in _BEATS]:
+        _refuse("clean", f"{other[0]} is not cleaned by neurokit", "clean='filters'")
+    if windowing.seconds < 1: _refuse("seconds", "neurokit's filters need 1 s", "1 s or more")
 
 
 def _check_samples(windowing, rates):
@@ -118,13 +139,22 @@ def window_starts(start: float, end: float, windowing: Windowing) -> np.ndarray:
     return start + windowing.hop * np.arange(int(room / windowing.hop) + 1)
 
 # %% ../../nbs/data/windowing.ipynb #539b75ca
-def _prepared(signal: Signal, rate: float, band, longest: float):
-    "Whole samples `(C, T)` at their new rate, those of before filters, and where a gap stays."
-    from biossl.data.signals import bandpass, fill_gaps, resample
-    filled, gap = fill_gaps(signal.samples, signal.rate, longest)
-    x = filled if band is None else bandpass(filled, signal.rate, *band)
-    if rate and rate != signal.rate: x = resample(x, signal.rate, rate)
-    return np.asarray(x, np.float32), filled, np.atleast_2d(gap).any(axis=0)
+def _as_a_whole(key, signal: Signal, filled, rate: float, span, windowing):
+    "Windows `(N, C, T)` of the filtered record, and finer ones, at the published rate, to score."
+    from biossl.data.signals import bandpass, resample
+    band = next((o[1:] for o in windowing.filters if o[0] == key), None)
+    fine = filled if band is None else bandpass(filled, signal.rate, *band)
+    x = resample(fine, signal.rate, rate) if rate and rate != signal.rate else fine
+    finer = _sliced(fine, signal.rate, *span) if key in windowing.quality else None
+    return _sliced(np.asarray(x, np.float32), rate or signal.rate, *span), finer
+
+
+def _one_by_one(key, signal: Signal, filled, rate: float, span, windowing):
+    "The same with each window cleaned on its own."
+    from biossl.data.signals import neurokit_clean, zoomed
+    finer = neurokit_clean(_sliced(filled, signal.rate, *span), signal.rate, key)
+    samples = int(windowing.seconds * (rate or signal.rate) + _TINY)
+    return np.asarray(zoomed(finer, samples), np.float32), finer
 
 
 def _sliced(x, rate: float, offset: float, starts, seconds: float) -> np.ndarray:
@@ -148,11 +178,16 @@ def _beat_rows(times, starts, seconds: float) -> np.ndarray:
     return rows
 
 
+def _beat_lead(signal: Signal) -> int:
+    "The row in which beats are found: lead II, or the first."
+    names = [o.upper() for o in signal.leads]
+    return names.index("II") if "II" in names else 0
+
+
 def _beat_times(signal: Signal, key: str) -> np.ndarray:
     "Beats of the whole signal in seconds on the recording's clock; none inside long gaps."
     from biossl.data.signals import beats
-    names = [o.upper() for o in signal.leads]
-    lead = signal.samples[names.index("II") if "II" in names else 0]
+    lead = signal.samples[_beat_lead(signal)]
     return signal.offset + np.asarray(beats(lead, signal.rate, key), float)
 
 # %% ../../nbs/data/windowing.ipynb #c8a23819
@@ -240,20 +275,29 @@ def cut(recording: Recording, windowing: Windowing) -> Cut:
     signals = {key: _picked(recording.signals[key], dict(windowing.leads).get(key))
                for key in windowing.keys}
     starts = window_starts(*covered(signals.values()), windowing)
-    arrays, gap, flat, never = {}, np.zeros(len(starts), bool), np.zeros(len(starts), bool), []
+    parts = {}
     for key, rate in windowing.signals:
         with _named(recording.name, key):
-            part, holes, still = _signal_arrays(key, signals[key], rate, starts, windowing)
-        arrays |= part
-        gap, flat = gap | holes, flat | (still.max(-1) > windowing.flattest)
-        if (still == 1).all(): never.append(key)
+            parts[key] = _part(key, signals[key], rate, starts, windowing)
+    lost, drops, never = _lost(parts, windowing)
     columns = {key: [value] * len(starts) for key, value in name.items()}
-    columns |= dict(start=starts.tolist(), gap=gap.tolist())
+    columns |= dict(start=starts.tolist(), gap=np.any([o.gap > 0 for o in parts.values()], 0).tolist())
+    for o in parts.values(): columns |= o.columns
     columns |= _labels(recording, starts, windowing)
+    kept = {key: list(compress(o, ~lost)) for key, o in columns.items()}
+    arrays = {key: rows[~lost] for o in parts.values() for key, rows in o.arrays.items()}
+    return Cut(**name, arrays=arrays, columns=kept, drops=drops, flat=never,
+               leads={key: o.leads for key, o in signals.items()})
+
+
+def _lost(parts, windowing):
+    "Which windows are dropped, how many why, and the signals that are flat in every window."
+    flat = np.any([o.still.max(-1) > windowing.flattest for o in parts.values()], axis=0)
+    gappy = np.any([o.gap > windowing.gappiest for o in parts.values()], axis=0)
+    never = tuple(key for key, o in parts.items() if (o.still == 1).all())
     drops = _flat_drops(flat, never)
-    kept = {key: list(compress(o, ~flat)) for key, o in columns.items()}
-    return Cut(**name, arrays={key: o[~flat] for key, o in arrays.items()}, columns=kept,
-               leads={key: o.leads for key, o in signals.items()}, drops=drops, flat=tuple(never))
+    if (only := gappy & ~flat).any(): drops |= {"windows with a gap": int(only.sum())}
+    return flat | gappy, drops, never
 
 
 def _flat_drops(flat, never) -> dict[str, int]:
@@ -272,13 +316,24 @@ def _named(recording: str, key: str):
         raise type(e)(e.problem, where=recording, field=field, remedy=e.remedy) from e
 
 
-def _signal_arrays(key, signal, rate, starts, windowing):
-    "Arrays of one signal, which windows hold a gap, and how flat each lead of each window is."
-    band = next((o[1:] for o in windowing.filters if o[0] == key), None)
-    x, filled, gap = _prepared(signal, rate, band, windowing.longest_gap)
+@dataclass(frozen=True, eq=False)
+class _Part:
+    "One signal's share of a cut; `gap` and `still` are shares of each window `(N,)`, `(N, C)`."
+    arrays: dict
+    columns: dict
+    gap: np.ndarray
+    still: np.ndarray
+
+
+def _part(key, signal, rate, starts, windowing) -> _Part:
+    "Windows of one signal, and what is known of them."
+    from biossl.data.signals import fill_gaps
+    filled, gap = fill_gaps(signal.samples, signal.rate, windowing.longest_gap)
     span = signal.offset, starts, windowing.seconds
-    raw = _sliced(x, rate or signal.rate, *span)
-    arrays = {key: _normalised(raw, windowing.normalise)}
+    prepare = _one_by_one if windowing.clean == "neurokit" else _as_a_whole
+    raw, finer = prepare(key, signal, filled, rate, span, windowing)
+    gap = _sliced(np.atleast_2d(gap).any(0)[None], signal.rate, *span).mean(axis=(1, 2))
+    arrays, columns = {key: _normalised(raw, windowing.normalise)}, {}
     if not np.isfinite(arrays[key]).all():
         raise RecordingError("holds values that are not finite",
                              remedy="check the record's gain and samples")
@@ -287,8 +342,20 @@ def _signal_arrays(key, signal, rate, starts, windowing):
                                             axis=-1).astype(np.float32)
     if key in windowing.beats:
         arrays[f"{key}_beats"] = _beat_rows(_beat_times(signal, key), *span[1:])
-    holes = _sliced(gap[None], signal.rate, *span).any(axis=(1, 2))
-    return arrays, holes, _flat(filled, signal.rate, *span)
+    if key in windowing.quality:
+        score = _scores(key, signal, finer, arrays.get(f"{key}_beats"), span, windowing)
+        columns[f"{key}_quality"] = np.where(gap > 0, 0, score).round(3).tolist()
+    return _Part(arrays, columns, gap, _flat(filled, signal.rate, *span))
+
+
+def _scores(key, signal, finer, rows, span, windowing) -> np.ndarray:
+    "How alike the beats of each window are; beats are the record's, or the window's own."
+    from biossl.data.signals import neurokit_beats, template_quality
+    x = finer[:, _beat_lead(signal)]
+    if windowing.clean == "neurokit":
+        return template_quality(x, signal.rate, neurokit_beats(x, signal.rate, key))
+    if rows is None: rows = _beat_rows(_beat_times(signal, key), *span[1:])
+    return template_quality(x, signal.rate, rows[:, 0])
 
 
 def _flat(filled, rate, *span) -> np.ndarray:
@@ -311,7 +378,7 @@ def _labels(recording, starts, windowing) -> dict[str, list]:
     for key, parts in changing.items():
         columns[key] = [interval_label(parts, start, windowing.seconds, windowing.purity)
                         for start in starts]
-    if taken := set(columns) & set(RESERVED):
+    if taken := set(columns) & {*RESERVED, *(f"{o}_quality" for o in windowing.quality)}:
         raise RecordingError("a label has the name of a column of ours", where=recording.name,
                              field=sorted(taken)[0], remedy="rename it in the cohort's reader")
     return columns

@@ -115,8 +115,8 @@ PROBING = ("penalties", "inner")
 def run_key(run: Run, data: str, device: str = "cpu") -> str:
     "The key of `run` on packed data of key `data`; another device than the CPU is another run."
     kind, run = method_class(run.method), run.on(device)
-    facts = asdict(run) | dict(config=run.config, version=kind.version, data=data,
-                               judge_version=JUDGE)
+    facts = asdict(run) | dict(windowing=run.windowing.told, config=run.config,
+                               version=kind.version, data=data, judge_version=JUDGE)
     for name in ("row", "hyper"): del facts[name]
     told = set(TUNING if run.judge == "finetune" else PROBING)
     if run.pretrains or kind.scratch: told |= {*PRETRAINING, "every"}
