@@ -24,9 +24,14 @@ few = settings(deadline=None, max_examples=60)
 TWELVE = ("dino", "tsg", "clinical_12lead")   # these read twelve leads of ten seconds at 100 Hz
 
 
+#: These cut ten seconds at 100 Hz into patches.
+PATCHED = ("patch_random", "patch_supervised", "patch_simclr", "patch_clip")
+
+
 def batch_for(name, n=8, samples=210):
-    "What the method reads: twelve leads are ten seconds long."
-    return a_batch(5, 1000, 12) if name in TWELVE else a_batch(n, samples)
+    "What the method reads: twelve leads, and what is cut into patches, are ten seconds long."
+    if name in TWELVE: return a_batch(5, 1000, 12)
+    return a_batch(n, 1000 if name in PATCHED else samples)
 
 
 def a_batch(n=6, samples=420, leads=1):
@@ -48,7 +53,7 @@ def a_batch(n=6, samples=420, leads=1):
 HYPER = {"combined": dict(members=(("clinical", ()), ("context", (("levels", 4),)))),
          "tstcc": dict(seconds=5.0), "tstcc_untrained": dict(seconds=5.0),
          "dino": dict(out=64, hidden=64, bottleneck=16, crops=(("n_local", 2),)),
-         "tsg": dict(domains=("time",))}
+         "tsg": dict(domains=("time",))} | {name: dict(size="pilot") for name in PATCHED}
 PPG = dict(signals=("ppg",))
 MORE = [
     ("random_init", dict(readout="mean")), ("random_init", dict(encoder="conv", **PPG)),
@@ -77,7 +82,7 @@ def test_names_of_all_methods():
     assert set(method_names()) >= {"tsta", "lstm", "bilstm", "clip", "simclr", "byol", "tstcc",
                                    "supervised", "random_init", "chance", "clinical"}
     assert {o for o in method_names() if get_method(o, **HYPER.get(o, {})).trains} == {
-        "tsta", "simclr", "clip", "byol", "tstcc", "dino"}
+        "tsta", "simclr", "clip", "byol", "tstcc", "dino", "patch_simclr", "patch_clip"}
 
 
 class Plain(Method):
@@ -394,6 +399,7 @@ CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
     "lstm", "bilstm", "random_conv")}
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
 CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg")}
+CASES |= {name: (name, HYPER[name], 1000, 8) for name in PATCHED}
 
 #: Version, losses and embeddings that `golden` gave when it was written: torch 2.13.0, one CPU
 #: thread. Another value means another behaviour: raise the method's version, then put down what
@@ -432,6 +438,18 @@ GOLDEN = {
         4.997627, 6.624348, 2.18165, 2.96505]),
     "tsg": ("1", [], [0.460058, 0.272835, 0.295122, 0.158189, 0.509, 0.251845, 0.293503,
         0.1452]),
+    "patch_random": ("1", [], [-0.376653, 0.093815, 0.437173, 0.092506, -0.293628, -0.185394,
+        0.646384, 0.221484]),
+    "patch_supervised": ("1", [], [-0.376653, 0.093815, 0.437173, 0.092506, -0.293628,
+        -0.185394, 0.646384, 0.221484]),
+    "patch_simclr": ("1", [2.840376, 2.821667, 2.605683, 2.611082, 2.596559, 2.669372, 2.724217,
+        2.708353, 2.630565, 2.603285, 2.707836, 2.82728, 2.816719, 2.726066, 2.554207, 2.722491,
+        2.691364, 2.629697, 2.757917, 2.779637], [-0.371142, 0.0606, 0.491774, 0.09726,
+        -0.289928, -0.221492, 0.69514, 0.215782]),
+    "patch_clip": ("1", [2.18956, 2.109755, 2.406522, 2.229772, 2.480554, 2.106971, 2.159099,
+        2.476274, 2.151278, 2.117294, 2.171673, 2.068813, 2.177702, 2.176773, 2.194437,
+        2.217572, 2.110006, 2.038686, 2.072713, 2.1786], [-0.322396, 0.119973, 0.476839,
+        0.086495, -0.243127, -0.160986, 0.678716, 0.221965]),
     "random_init": ("1", [], [
         -0.148674, -0.276913, -0.122162, 0.060417, -0.206518, -0.310807, -0.128142, -0.059145]),
     "supervised": ("1", [], [

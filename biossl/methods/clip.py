@@ -16,7 +16,7 @@ from ..data.errors import MethodError
 from .branches import Branched
 from .contract import Loss, check_method, get_method
 from ..nn.layers import parameters
-from ..nn.losses import cosine_logits, gathered, info_nce, paired
+from ..nn.losses import info_nce, matched
 
 # %% ../../nbs/methods/clip.ipynb #a569404d
 class CLIP(Branched):
@@ -48,10 +48,8 @@ class CLIP(Branched):
         "The cross-entropy of pairing the two signals, mean of both directions."
         a, b = (self.projectors[key](h) for key, h in self.encode(*views).items())
         if not self.config.learned_tau: return Loss(info_nce(a, b, self.config.tau))
-        with torch.autocast(a.device.type, enabled=False):
-            scale = self.scale.exp().clamp(max=100)
-            logits = scale * cosine_logits(gathered(a), gathered(b), 1.0)
-            return Loss(paired(logits), dict(scale=scale.detach()))
+        loss, scale = matched(a, b, self.scale)
+        return Loss(loss, dict(scale=scale))
 
 
 #: TSTA-Net's temperature, to compare like with like.
