@@ -17,10 +17,8 @@ def runs_of(table, row: str, cohort: str = "", profile="quick", seed: int = 0, o
             device="auto") -> list:
     "The `Run`s of one row of `table`, as `table.run` with the same arguments launches them."
     from biossl.train.launch import find_device
-    from biossl.train.profiles import get_profile
     name, device = table.row(row).name, find_device(device)
-    if isinstance(profile, str): profile = get_profile(profile)
-    profile = profile.on(device, table.cut, table.cut_seeds)
+    profile = table.profile(profile).on(device, table.cut, table.cut_seeds)
     return [o for o in table.runs(cohort, profile, seed, options) if o.row == name]
 
 

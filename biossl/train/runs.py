@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'JUDGES', 'LABELS', 'PRETRAINING', 'TUNING', 'PROBING', 'Run', 'run_key', 'weights_key', 'hashed',
-           'truth_of', 'split_rows', 'pretraining_rows', 'inner_part', 'taught', 'check_keys', 'check_judge']
+           'truth_of', 'split_rows', 'folds_of_all', 'pretraining_rows', 'inner_part', 'taught', 'check_keys',
+           'check_judge']
 
 # %% ../../nbs/train/runs.ipynb #327e9dc6
 import hashlib
@@ -187,7 +188,7 @@ def _asked(truth, task) -> np.ndarray:
 
 def _folds(run, windows, truth, task, rows) -> np.ndarray:
     "The fold of each of `rows`."
-    if run.split == "cohort": return _folds_of_all(run, windows)[rows]
+    if run.split == "cohort": return folds_of_all(run, windows)[rows]
     if run.split == "recording" or task.kind == "multilabel":
         return _folds_of_many(run, windows, truth, task)[rows]
     strata = None if task.kind == "regression" else truth[rows]
@@ -196,7 +197,7 @@ def _folds(run, windows, truth, task, rows) -> np.ndarray:
     return folds(_in_sight(subjects[rows]), strata, run.folds, run.seed)
 
 
-def _folds_of_all(run, windows) -> np.ndarray:
+def folds_of_all(run, windows) -> np.ndarray:
     "The fold of every window of a cohort: nobody's depends on the task."
     strata = windows.labels("stratum").astype(str) if "stratum" in windows.index else None
     return cohort_folds(_in_sight(windows.labels("subject").astype(str)), strata, run.folds, run.seed)
@@ -212,7 +213,7 @@ def pretraining_rows(run: Run, windows, train, test) -> np.ndarray:
     schedule = run.schedule
     if schedule.sees == "all": rows = np.arange(len(windows))
     elif run.split == "cohort":
-        rows = np.flatnonzero(_folds_of_all(run, windows) != run.fold)
+        rows = np.flatnonzero(folds_of_all(run, windows) != run.fold)
         subjects = windows.labels("subject").astype(str)
         assert_disjoint(subjects[rows], subjects[test], what="pre-training")
     else: rows = train if run.split != "subject" else unlabelled(windows, train, test)
