@@ -118,7 +118,7 @@ class _Segments:
         if _refers(data):
             if i >= data.size:
                 _wrong(self.name, f"Subj_Wins/{key}", f"holds {data.size} segments, not {len(self)}")
-            data = self.file[data[()].reshape(-1)[i]]
+            data = self.file[data[np.unravel_index(i, data.shape)]]  # one, of thousands
         return np.zeros(0) if data.attrs.get("MATLAB_empty") else np.asarray(data[()])
 
     def wave(self, key: str, i: int) -> np.ndarray:
