@@ -220,6 +220,34 @@ def test_tied_arrival_reaches_the_ceiling_between_and_within(tie):
     assert Pairing("tied", tie=tie).ceiling == tie and Pairing(tie=tie).ceiling == 0
 
 
+def test_one_delay_for_all_where_arrival_does_not_vary():
+    truth = pair_windows(50, how=Pairing(arrival=0.0)).truth
+    assert abs(truth.arrival - 250).max() < 8 and 4 < 1e3 * np.nanstd(truth.delays) < 6
+
+
+def read_out(features, y, train):
+    "Correlation of a ridge regression, fitted on rows `train`, with `y` of the others."
+    x = (features - features[train].mean(0)) / features[train].std(0)
+    own = x[train]
+    weights = np.linalg.solve(own.T @ own + 30 * np.eye(x.shape[1]),
+                              own.T @ (y[train] - y[train].mean()))
+    return correlation(x[~train] @ weights, y[~train])
+
+
+def test_a_free_ppg_tells_its_rate_and_a_tied_one_its_delay_too():
+    "Spectrum and samples of whole windows, people apart: also a leak through phase would show."
+    told = {}
+    for mode in ("free", "tied"):
+        made = pair_windows(1600, how=Pairing(mode), rhythm="sinus")
+        ppg = made.scaled()[1][:, 0]
+        features = np.concatenate([np.abs(np.fft.rfft(ppg))[:, 5:80], ppg[:, ::20]], axis=1)
+        train = np.arange(1600) < 1000
+        told[mode] = [read_out(features, o, train)
+                      for o in (made.truth.heart_rate, made.truth.arrival)]
+    assert min(told["free"][0], told["tied"][0]) > 0.9
+    assert abs(told["free"][1]) < 4 / np.sqrt(600) and told["tied"][1] > 0.6
+
+
 def test_both_modes_show_the_same_shapes():
     free, tied = (pair_windows(200, how=Pairing(o)).truth for o in ("free", "tied"))
     np.testing.assert_array_equal(free.shape, tied.shape)
@@ -320,7 +348,8 @@ def test_intervals_of_beats_and_cells():
 
 def test_options_of_the_cohort_reach_the_pairs():
     options = dict(mode="tied", tie=0.5, offset=120.0, drift=20.0, noise=0.0, rate=64.0,
-                   rhythm="sinus", seed=4, shape=25.0, offset_sd=10.0)
+                   rhythm="sinus", seed=4, shape=25.0, arrival=30.0,
+                   offset_sd=10.0)
     cohort = get_cohort("simulated_pairs", subjects=2, seconds=30.0, **options)
     options.pop("rhythm"), options.pop("seed")
     assert cohort.pairing == Pairing(**options)

@@ -54,7 +54,7 @@ _CARD = Card(
     subjects=40, recordings=40, hours=40 * 300 / 3600, signals=dict(ecg=100.0, ppg=100.0), bytes=0,
     note="computed when asked for; subjects, seconds, mode, rhythm, noise and clocks are options")
 
-_TOUCH = (0.1, 0.4)     # s before R where a premature beat begins, and after its foot where it ends
+_TOUCH = (0.1, 0.4)     # s before R and after the pulse's foot: so long a premature beat shows
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class SimulatedPairs(Cohort):
     rhythm: str = "mixed"    # or one of PAIR_RHYTHMS for everyone
     rate: float = 100.0
     noise: float = 1.0
+    arrival: float = 50.0
     shape: float = 40.0
     tie: float = 0.8
     offset: float = 0.0
@@ -135,6 +136,6 @@ class SimulatedPairs(Cohort):
             yield from beat_intervals(key, at, values, self.seconds)
         yield from beat_intervals("heart_rate", at, 60 / np.append(rr[1:], rr[-1]), self.seconds)
         yield from af_intervals(truth.af[0], self.seconds)
-        early = kind > 0
-        yield from ectopy_intervals(at[early] - _TOUCH[0], feet[early] + _TOUCH[1], self.seconds,
-                                    self.cell)
+        at, feet = at[kind > 0], feet[kind > 0]     # clocks apart may put the foot before R
+        yield from ectopy_intervals(np.minimum(at, feet) - _TOUCH[0],
+                                    np.maximum(at, feet) + _TOUCH[1], self.seconds, self.cell)

@@ -26,6 +26,7 @@ class Pairing:
     mode: str = "free"
     rate: float = 100.0      # Hz, of both signals
     noise: float = 1.0       # multiple of white noise with sd 0.02 (ECG) and 0.01 (PPG)
+    arrival: float = 50.0    # ms, sd of the arrival time; 0: one delay for all
     shape: float = 40.0      # ms, sd of the diastolic wave's delay; 0: all pulses are alike
     tie: float = 0.8         # share of the arrival time's variance that shape tells, if tied
     offset: float = 0.0      # ms by which everyone's PPG clock is late
@@ -129,7 +130,7 @@ def _heart(p, drawn):
 def _arrive(p, heart, how: Pairing):
     "Delay from R to foot, foot on the PPG's clock, and diastolic delay `(N, B)`, all in seconds."
     z = np.sqrt(how.ceiling) * heart.shape + np.sqrt(1 - how.ceiling) * heart.arrival
-    delay = 1e-3 * (np.clip(250 + 50 * z, 120, 420) + 5 * heart.jitter)
+    delay = 1e-3 * (np.clip(250 + how.arrival * z, 120, 420) + 5 * heart.jitter)
     foot = (heart.times + delay) * (1 + 1e-6 * how.drift) + 1e-3 * _late(p, how)
     return delay, foot, 1e-3 * (360 + how.shape * heart.shape)
 
