@@ -9,6 +9,7 @@ from biossl.cohorts.simulated_pairs import (SimulatedPairs, af_intervals, beat_i
                                             ectopy_intervals)
 from biossl.data import signals
 from biossl.data.errors import CohortError, RequestError
+from biossl.data.rhythm import LEAD
 from biossl.data.simulate_pairs import (BETWEEN, PAIR_RHYTHMS, PLAIN, Pairing, draw_wearer,
                                         pair_windows, simulate_pairs)
 from biossl.data.windowing import Windowing, cut
@@ -254,10 +255,12 @@ def test_both_modes_show_the_same_shapes():
 
 
 def test_a_window_begins_at_any_moment_of_a_beat():
-    "Were the first beat at a fixed time, a window's phase would betray the delay."
+    "Were the first beat at a time that is fixed, or follows from the rate, the phase would leak."
     made = pair_windows(1200, 1, 3.0, how=PLAIN, rhythm="sinus").truth
     phase = 2 * np.pi * made.beats[:, 0] / made.rr[:, 0]
-    assert np.abs(np.exp(1j * phase).mean()) < 4 / np.sqrt(1200)
+    fixed = 2 * np.pi * LEAD * made.heart_rate / 60
+    for other in (0, fixed, -fixed):
+        assert np.abs(np.exp(1j * (phase - other)).mean()) < 4 / np.sqrt(1200)
 
 
 # what is refused --------------------------------------------------------------------------------
@@ -353,6 +356,7 @@ def test_options_of_the_cohort_reach_the_pairs():
     cohort = get_cohort("simulated_pairs", subjects=2, seconds=30.0, **options)
     options.pop("rhythm"), options.pop("seed")
     assert cohort.pairing == Pairing(**options)
+    assert cohort.wearer(1) == draw_wearer(4, 1, "sinus")
     one, two = cohort.recordings()
     assert one.signal("ppg").rate == 64 and one.signal("ppg").samples.shape == (1, 1920)
     assert (one.labels["rhythm"], one.labels["source"]) == ("sinus", "simulated")
