@@ -14,12 +14,18 @@ from biossl.data.errors import MethodError
 from biossl.nn.crossmodal import (AS_DESCRIBED, AS_RELEASED, LAGS, PILOT, RELEASED, SMALL, CrossBlock,
                                   CrossModal, Places, SignalAutoencoder, SignalEncoder, Size,
                                   TokenBlock, Wiring, joined, lag_seen, masked_mse, placed)
-from biossl.nn.inception import Inception, InceptionStem, group_norm
+from biossl.nn.inception import GroupNorm, Inception, InceptionStem, as_row
 from biossl.nn.layers import parameters
 from biossl.nn.masks import visible
 
 DEAD = dict(projections=2 * 66_304, mask_token=256)
 DEAD_PPG = {"decoder.block": 527_104, "decoder.write": 10_241, "hidden": 6_400, "bridge": 790_272}
+
+
+@pytest.fixture
+def apart(monkeypatch):
+    "Kernels of three lengths computed apart, as published: no product with a zero is counted."
+    monkeypatch.setattr(Inception, "together", Inception.apart)
 
 
 def windows(n=4, seed=0):
@@ -128,7 +134,7 @@ def test_nothing_hidden():
 
 @pytest.mark.parametrize("seen, million, with_gradient", [
     (5, 437.137792, 1_310.680832), (25, 657.119872, 1_970.313472), (0, 382.270272, 1_146.156672)])
-def test_operations(released, seen, million, with_gradient):
+def test_operations(released, seen, million, with_gradient, apart):
     released.zero_grad()
     with FlopCounterMode(display=False) as forward:
         loss = loss_of(released, *windows(1), anchors(0, length=seen))
@@ -137,7 +143,7 @@ def test_operations(released, seen, million, with_gradient):
     assert forward.get_total_flops() + backward.get_total_flops() == round(with_gradient * 1e6)
 
 
-def test_operations_of_an_embedding(released):
+def test_operations_of_an_embedding(released, apart):
     "The reference leaves the products of attention out, two of 25 x 25 x 256 in either block."
     with FlopCounterMode(display=False) as counter: released.embed(windows(1)[0])
     assert counter.get_total_flops() == 313_662_272 + 2 * 2 * 2 * 25 * 25 * 256
@@ -268,18 +274,64 @@ def test_cross_block_is_torch_s_attention():
         assert torch.allclose(block(x, others, these), y + block.think(y), atol=1e-6)
 
 
+def norm_of(y, norm):
+    "BatchNorm of `y (N, C, T)` from its equation, and what its running statistics become."
+    mean, var = y.mean((0, 2)), y.var((0, 2), unbiased=False)
+    running = .1 * mean, .9 + .1 * y.var((0, 2))
+    y = (y - mean[:, None]) / (var[:, None] + norm.eps).sqrt()
+    return norm.weight[:, None] * y + norm.bias[:, None], running
+
+
 def test_inception_from_its_equation():
     torch.manual_seed(0)
-    net, x = Inception(4, 16).double().eval(), torch.randn(2, 4, 30).double()
-    def unit(part, x):
-        conv, norm = part[0], part[1]
-        pad = conv.kernel_size[0] // 2
-        pieces = F.pad(x, (pad, pad)).unfold(-1, conv.kernel_size[0], 1)  # (N, C, T, kernel)
-        y = torch.einsum("nctk,dck->ndt", pieces, conv.weight) / (1 + norm.eps) ** .5
-        return y * y.sigmoid()
-    seen = torch.cat([unit(o, x) for o in net.kernels], 1)
-    assert [o.shape[1] for o in (unit(o, x) for o in net.kernels)] == [5, 5, 6]
-    assert torch.allclose(unit(net.mix, seen), net(x))
+    net, x = Inception(4, 16).double(), torch.randn(3, 4, 30).double()
+    for norm in net.norms: nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+
+    def unit(conv, norm, x):
+        kernel = conv.kernel_size[0]
+        pieces = F.pad(x, (kernel // 2,) * 2).unfold(-1, kernel, 1)  # (N, C, T, kernel)
+        y, running = norm_of(torch.einsum("nctk,dck->ndt", pieces, conv.weight), norm)
+        return y * y.sigmoid(), running
+    parts = [unit(conv, norm, x) for conv, norm in zip(net.kernels, net.norms)]
+    seen = torch.cat([o for o, _ in parts], 1)
+    assert [o.shape[1] for o, _ in parts] == [5, 5, 6]
+    assert torch.allclose(unit(net.mix[0], net.mix[1], seen)[0], net(as_row(x))[:, :, 0])
+    for norm, (_, (mean, var)) in zip(net.norms, parts):
+        assert torch.allclose(norm.running_mean, mean) and torch.allclose(norm.running_var, var)
+        assert norm.num_batches_tracked == 1
+
+
+def test_three_kernels_together_learn_as_apart(monkeypatch):
+    def gradients():
+        torch.manual_seed(0)
+        net, x = InceptionStem((8, 16, 32), 8).double(), windows(3)[0].double()
+        (net(x) * torch.linspace(-1, 1, 1000)).sum().backward()
+        return [o.grad for o in net.parameters()] + list(net.buffers())
+    together = gradients()
+    monkeypatch.setattr(Inception, "together", Inception.apart)
+    assert all(torch.allclose(a, b) for a, b in zip(together, gradients(), strict=True))
+
+
+def test_stem_with_torch_s_signals():
+    "The stem again with convolutions, norms and interpolation of signals, none of images."
+    torch.manual_seed(0)
+    net, x = InceptionStem((6, 9, 12), 8).double().eval(), windows(2)[0].double()
+    def conv(o, x): return F.conv1d(x, o.weight, None, o.stride, o.padding)
+    def norm(o, y): return (y - o.running_mean[:, None]) / (o.running_var + o.eps).sqrt()[:, None] * \
+        o.weight[:, None] + o.bias[:, None]
+    def unit(o, x): return F.silu(norm(o[1], conv(o[0], x)))
+    def look(o, x): return unit(o.mix, torch.cat([unit(p, x) for p in zip(o.kernels, o.norms)], 1))
+    def looks(o, x): return look(o[1], look(o[0], x))
+    def up(x): return F.interpolate(x, scale_factor=2, mode="linear")
+    for o in net.modules():
+        if isinstance(o, nn.BatchNorm2d): nn.init.uniform_(o.running_mean), nn.init.uniform_(o.running_var, .5, 2)
+    fine = looks(net.fine, x)
+    middle = looks(net.middle, unit(net.to_middle, fine))
+    coarse = looks(net.coarse, unit(net.to_coarse, middle))
+    middle = unit(net.smooth_middle, conv(net.keep_middle, middle) + up(conv(net.from_coarse, coarse)))
+    fine = unit(net.smooth_fine, conv(net.keep_fine, fine) + up(conv(net.from_middle, middle)))
+    plain = unit(net.head, fine) + norm(net.skip[1], conv(net.skip[0], x))
+    assert torch.allclose(net(x), plain)
 
 
 @pytest.mark.parametrize("wiring", [AS_RELEASED, AS_DESCRIBED, Wiring(query="one", positions="sinusoidal"),
@@ -295,8 +347,8 @@ def test_whole_network_window_by_window(wiring):
         for i, start in enumerate(starts):
             first = 0 if local else start
             visible_block = ecg[i:i + 1, :, 40 * start:40 * start + 200]
-            tokens = heart.blocks(heart.cut(heart.stem(visible_block)).transpose(1, 2) + table[first:first + 5])
-            others = pulse.blocks(pulse.cut(pulse.stem(ppg[i:i + 1])).transpose(1, 2) + pulse.places.table)
+            tokens = heart.blocks(heart.cut(heart.stem(visible_block)) + table[first:first + 5])
+            others = pulse.blocks(pulse.cut(pulse.stem(ppg[i:i + 1])) + pulse.places.table)
             query = torch.empty(1, 25, 64)
             for place in range(25):
                 asked = rebuild.hidden[place if len(rebuild.hidden) > 1 else 0] + table[place]
@@ -328,7 +380,7 @@ def test_patches_cut_out_come_back_to_their_places(kind, ratio, seed):
 @settings(deadline=None, max_examples=25)
 @given(st.integers(1, 400))
 def test_group_norm_parts_any_width(channels):
-    groups = group_norm(channels).num_groups
+    groups = GroupNorm(channels).num_groups
     assert channels % groups == 0 and 1 <= groups <= 8
     assert all(channels % more for more in range(groups + 1, 9))
 

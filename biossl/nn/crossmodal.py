@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RELEASED', 'MEDIUM', 'SMALL', 'PILOT', 'SIZES', 'LAGS', 'AS_DESCRIBED', 'AS_RELEASED', 'Size', 'new_stem', 'Places',
-           'TokenBlock', 'CrossBlock', 'as_windows', 'SignalEncoder', 'PatchDecoder', 'joined', 'placed', 'masked_mse',
-           'lag_seen', 'Wiring', 'new_encoder', 'visible_tokens', 'Rebuilder', 'Rebuilding', 'checked_windows',
-           'checked_keep', 'CrossModal', 'SignalAutoencoder']
+           'TokenBlock', 'CrossBlock', 'as_windows', 'PatchCut', 'SignalEncoder', 'PatchDecoder', 'joined', 'placed',
+           'masked_mse', 'lag_seen', 'Wiring', 'new_encoder', 'visible_tokens', 'Rebuilder', 'Rebuilding',
+           'checked_windows', 'checked_keep', 'CrossModal', 'SignalAutoencoder']
 
 # %% ../../nbs/nn/crossmodal.ipynb #d7b731c6
 from dataclasses import dataclass
@@ -132,6 +132,17 @@ def as_windows(x):
     raise MethodError(f"windows have shape {tuple(x.shape)}, not (N, T) or (N, 1, T)")
 
 
+class PatchCut(nn.Conv1d):
+    "`(N, C, T) -> (N, T / patch, width)`: a convolution whose steps do not overlap, as one product."
+    def __init__(self, channels: int, width: int, patch: int):
+        super().__init__(channels, width, patch, patch)
+
+    def forward(self, x):
+        "A token for each patch; no copy is made of an `x` whose channels lie last."
+        pieces = x.transpose(1, 2).unflatten(1, (-1, *self.stride)).flatten(2)
+        return F.linear(pieces, self.weight.transpose(1, 2).flatten(1), self.bias)
+
+
 class SignalEncoder(nn.Module):
     """`(N, 1, T) -> (N, width)`: stem, patches, positions, `depth` blocks; the mean of the tokens.
 
@@ -143,7 +154,7 @@ class SignalEncoder(nn.Module):
         super().__init__()
         depth = size.ppg_depth if depth is None else depth
         self.size, self.stem = size, new_stem(size, stem_norm)
-        self.cut = nn.Conv1d(size.stem_out, size.width, size.patch, size.patch)
+        self.cut = PatchCut(size.stem_out, size.width, size.patch)
         self.places = Places(size.patches, size.width, positions, position_sd)
         self.blocks = nn.Sequential(*(TokenBlock(size.width, size.heads, 4 * size.width, size.dropout)
                                       for _ in range(depth)))
@@ -152,7 +163,7 @@ class SignalEncoder(nn.Module):
         "What the patches of `x (N, 1, T)` hold, `(N, T / patch, width)`: no place, no block yet."
         if x.shape[-1] % self.size.patch:
             raise MethodError(f"{x.shape[-1]} samples are not whole patches of {self.size.patch}")
-        return self.cut(self.stem(as_windows(x))).transpose(1, 2)
+        return self.cut(self.stem(as_windows(x)))
 
     def told(self, contents, places=None):
         "The tokens `(N, L, width)` of `contents`, which stand at `places (N, L)` or come first."
