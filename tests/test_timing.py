@@ -1,14 +1,20 @@
 "Where rebuilt beats lie, and whether the controls can tell models apart whose behaviour is known."
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biossl.data.errors import MethodError, RequestError
-from biossl.evaluation.timing import (LongPairs, Trial, feet, findings_frame, foreign_ecg, foreign_ppg,
-                                      goes_on, hidden, intact, place, r_peaks, reads_delay,
-                                      reversed_ppg, says_mean_delay, shifted_ppg, skill, unshown,
-                                      upslopes)
+from biossl.evaluation.claims import FALLS, OPEN, STANDS, UNRUN
+from biossl.evaluation.clocks import clock, clock_check, clock_summary, clocked_pairs, draw_clock
+from biossl.evaluation.controls import (Trial, findings_frame, foreign_ecg, foreign_ppg, goes_on,
+                                        intact, reads_delay, reversed_ppg, says_mean_delay,
+                                        shifted_ppg, unshown)
+from biossl.evaluation.readout import (ROWS, Evidence, conclusion, correlation, draw_timing, embedded,
+                                       gather, rate_columns, read_outs, settled)
+from biossl.evaluation.timing import (UNTRAINED, LongPairs, centred, feet, hidden, place, r_peaks,
+                                      skill, skill_within, upslopes)
 
 
 def gaussians(t, centres, width, height=1.0):
@@ -265,3 +271,180 @@ def test_one_person_alone_has_no_partner(trials):
     for control in (foreign_ecg, foreign_ppg):
         with pytest.raises(RequestError): control(alone)
     with pytest.raises(RequestError): Trial(alone.rebuild, alone.pairs, alone.keep[:2])
+
+
+# Read-outs.
+
+def columns(n=240, people=40, seed=0):
+    "A truth that is half a person's own, with columns that tell its parts."
+    rng = np.random.default_rng(seed)
+    subjects = np.repeat(np.arange(people), n // people)
+    own, change = rng.normal(size=people)[subjects], rng.normal(size=n)
+    return own, change, 250 + 40 * (own + change), subjects.astype(str), rng
+
+
+def test_a_read_out_finds_what_is_there_and_nothing_else():
+    own, change, truth, subjects, rng = columns()
+    blocks = dict(rate=rng.normal(size=(240, 4)), embedding=np.c_[own, rng.normal(size=(240, 5))],
+                  untrained=np.c_[change, rng.normal(size=(240, 5))])
+    read = read_outs(blocks, truth, subjects, resamples=300)
+    assert set(read.across) == {"heart rate", "embedding", "heart rate + embedding", "untrained",
+                                "heart rate + untrained"}
+    assert abs(read.across["heart rate"].mean) < 0.15 and abs(read.within["heart rate"].mean) < 0.15
+    assert 0.5 < read.across["embedding"].mean < 0.85           # a person's own part, half of it
+    assert abs(read.within["embedding"].mean) < 0.2             # which does not change within a person
+    assert read.within["untrained"].mean > 0.95
+    assert read.difference("heart rate + embedding", "heart rate").low > 0.2
+    gap = read.differences([("heart rate + embedding", "embedding"), ("PPG-only", "embedding")])
+    assert len(gap) == 1 and gap["low"][0] < 0 < gap["high"][0]
+    assert (read.frame().query("kind == 'across'")["people"] == 40).all() and read.windows == 240
+
+
+def test_noise_is_not_read_with_a_negative_sign():
+    # pooled as they are, predictions of noise follow the other folds' mean: r of about -0.3
+    r = [read_outs(dict(rate=rng.normal(size=(60, 2))), truth, who, resamples=9).across["heart rate"].mean
+         for _, _, truth, who, rng in (columns(60, 10, k) for k in range(12))]
+    assert abs(np.mean(r)) < 0.1
+
+
+def test_correlation_is_that_of_numpy_and_leaves_windows_out():
+    own, change, truth, subjects, _ = columns()
+    found = correlation(own, truth, subjects, 200)
+    assert found.mean == pytest.approx(np.corrcoef(own, truth)[0, 1]) and found.n == 40
+    assert np.isnan(correlation(own, np.ones(240), subjects, 20).mean)
+    gaps = np.where(np.arange(240) % 3, truth, np.nan)
+    assert read_outs(dict(rate=truth[:, None]), gaps, subjects, resamples=9).windows == 160
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    _, _, truth, subjects, _ = columns()
+    for blocks in (dict(rate=np.zeros((3, 2))), dict(rate=np.zeros(240)), dict(other=np.zeros((240, 2)))):
+        with pytest.raises(RequestError): read_outs(blocks, truth, subjects)
+    read = read_outs(dict(rate=truth[:, None]), truth, subjects, resamples=9)
+    with pytest.raises(RequestError, match="embedding"): read.difference("heart rate", "embedding")
+
+
+def test_rate_columns_of_known_beats():
+    beats = np.array([[0, 1.0, 1.5, 2.5, np.nan], [0, 0.5, 1, 1.5, 2], [0.5, *[np.nan] * 4]])
+    uneven, even, none = rate_columns(beats)
+    assert uneven == pytest.approx([72, 72**2, np.std([1, 0.5, 1]), 0.5])
+    assert even == pytest.approx([120, 120**2, 0, 0]) and np.isnan(none).all()
+
+
+# Clocks.
+
+def walk(n=500, spread=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.cumsum(0.8 * (1 + spread * rng.normal(size=n))), rng
+
+
+@pytest.mark.parametrize("lag, reason", [(0.3, ""), (-0.12, "before R"), (0.62, "above 500 ms"),
+                                         (1.15, "above 500 ms")])
+def test_an_uneven_rhythm_tells_the_lag(lag, reason):
+    beats, rng = walk()
+    found = clock(beats[rng.random(500) > 0.05], beats + lag + 0.01 * rng.normal(size=500))
+    assert found.told and found.median == pytest.approx(1e3 * lag, abs=4) and found.reason == reason
+    assert found.followed > 0.9 and found.sd == pytest.approx(10, abs=2)
+
+
+def test_an_even_rhythm_leaves_the_choice_to_what_is_usual():
+    beats, rng = walk(spread=0.001)
+    found = [clock(beats, beats + 0.3, usual) for usual in (0.25, 1.0)]
+    assert not found[0].told and [round(o.median, -1) for o in found] == [300, 1100]
+
+
+def test_drift_and_pulses_that_do_not_follow():
+    beats, rng = walk(seed=3)
+    assert clock(beats, beats * (1 + 5e-5) + 0.3).drift == pytest.approx(3, abs=0.1)    # ms a minute
+    assert clock(beats, np.sort(rng.uniform(0, beats[-1], 500))).reason == "pulses do not follow beats"
+    assert clock(beats, beats[:4]).reason == "no beats, or no pulses"
+
+
+class Packed:
+    "As much of packed windows as the clock check reads."
+    def __init__(self, pairs, recordings, crest):
+        self.arrays = dict(ecg=pairs.ecg, ppg=pairs.ppg, ecg_beats=pairs.beats[:, None],
+                           ppg_beats=(pairs.beats + crest)[:, None])
+        self.index = pd.DataFrame(dict(recording=recordings, subject=pairs.subjects,
+                                       start=np.arange(len(pairs)) * 30.0))
+        self.windowing = type("Windowing", (), dict(seconds=30.0))
+
+
+def test_the_clock_check_reads_windows_and_hands_over_its_lags():
+    pairs, truth = made_pairs(people=4, each=3, irregular=0.1, seconds=30.0)
+    pairs.beats[pairs.beats > 29] = np.nan
+    recordings = np.array([f"r{k}" for k in range(12)])
+    windows = Packed(pairs, recordings, truth[:, None] + 0.13)
+    checked = clock_check(windows)
+    assert checked["median"].to_numpy() == pytest.approx(1e3 * (truth + 0.07), abs=8)
+    assert (checked["subject"] == pairs.subjects).all()
+    told = clock_summary(checked)
+    assert told["recordings"] == 12 and told["followed"] == 12 and told["plausible"] + told.get(
+        "rejected: above 500 ms", 0) == 12
+    half = clocked_pairs(windows, checked[:6], seconds=28.0)
+    assert len(half) == 6 and half.lag == pytest.approx(checked["median"][:6] / 1e3)
+    assert np.nanmean(half.arrival, 1) == pytest.approx(half.lag, abs=5e-3)
+    assert draw_clock(checked).axes
+    with pytest.raises(RequestError): clocked_pairs(windows, checked.assign(recording=checked["recording"] + "x"))
+
+
+# What it comes to.
+
+@pytest.fixture(scope="module")
+def evidence(trials):
+    _, _, truth, subjects, rng = columns(72, 24)
+    blocks = {o: rng.normal(size=(72, 3)) for names in ROWS.values() for o in names}
+    read = read_outs(blocks, truth, subjects, resamples=50)
+    return {name: gather([o, unshown(o)], read) for name, o in trials.items()}
+
+
+def test_each_model_gets_the_verdict_it_deserves(evidence):
+    verdicts = {name: [s.verdict for s in settled(o)[:2]] for name, o in evidence.items()}
+    assert verdicts["reads"] == [STANDS, FALLS] and verdicts["mean"] == [FALLS, FALLS]
+    assert verdicts["rhythm"][1] == UNTRAINED
+    assert "measured in the visible block" in conclusion(evidence["reads"])
+    assert "not measured" in conclusion(evidence["mean"])
+
+
+def test_a_steady_rhythm_is_not_taken_for_a_measurement(steady):
+    found = gather([steady, unshown(steady)])
+    assert found.block.trusted and found.block.estimate.interval[0] > 0     # S alone would say so
+    assert [o.verdict for o in settled(found)] == [FALLS, UNTRAINED, UNRUN]
+
+
+def test_no_verdict_without_rebuilt_beats(trials):
+    flat = Trial(lambda p, e, k: 0 * e, trials["mean"].pairs, trials["mean"].keep, 50)
+    found = gather([flat, unshown(flat)])
+    assert [o.verdict for o in settled(found)][:2] == [UNTRAINED] * 2
+    assert conclusion(found).startswith("Not interpretable") and "80%" in conclusion(found)
+    assert {o.verdict for o in settled(Evidence({}, {}))} == {UNRUN}
+
+
+def test_the_embedding_has_to_exceed_everything_cheaper():
+    own, change, truth, subjects, rng = columns()
+    noise = lambda: rng.normal(size=(240, 2))       # noqa: E731
+    good = np.c_[own, change]
+    tell = lambda **o: embedded(Evidence({}, {}, None, read_outs(     # noqa: E731
+        dict(rate=noise(), features=noise(), ppg_only=noise(), embedding=good) | o, truth, subjects,
+        resamples=200))).verdict
+    assert tell() == STANDS
+    assert tell(ppg_only=good) == OPEN and tell(embedding=noise(), features=good) == FALLS
+    assert tell(embedding=own[:, None]) != STANDS                  # it does not follow a person's changes
+
+
+def test_the_figure_draws_whatever_there_is(evidence):
+    for one in (*evidence.values(), Evidence({}, {})):
+        axes = draw_timing(one, "made up").axes
+        assert len(axes) == 3 and all(o.get_xlabel() for o in axes)
+    words = [o.get_text() for o in draw_timing(evidence["rhythm"]).axes[0].texts]
+    assert any(UNTRAINED in o for o in words)
+
+
+def test_skill_within_takes_each_persons_mean_off():
+    rng = np.random.default_rng(0)
+    people, delay = np.repeat(np.arange(20), 5), rng.normal(size=100)
+    error = delay - delay + np.repeat(rng.normal(size=20), 5)
+    assert skill(error, delay, people, 20).mean < 0.5
+    assert skill_within(error, delay, people, 20).mean == pytest.approx(1)
+    x = centred(np.where(np.arange(100) == 3, np.nan, delay), people)
+    assert np.isnan(x[3]) and np.nanmean(x[:5]) == pytest.approx(0)
