@@ -1,5 +1,6 @@
 """Pairs of ECG and PPG from several cohorts: one deal for all tasks, who is kept, what is refused."""
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import write_bidmc, write_challenge_2015, write_mimic_perform_af, write_wfdb
 
-from biossl.cohorts.open_pairs import APART, MEMBERS, SAME_SIGNAL, OpenPairs, unpaired
+from biossl.cohorts.open_pairs import (APART, MEMBERS, SAME_SIGNAL, OpenPairs, gate_table,
+                                       unpaired)
 from biossl.cohorts.registry import at_hand, get_cohort, locate
 from biossl.data.errors import CohortError, RecordingError, RequestError, SplitError
 from biossl.data.recordings import LeftOut, Recording, Signal
@@ -263,6 +265,26 @@ def test_members_not_at_hand_are_named(members, monkeypatch):
         "challenge_2015,bidmc")
     assert OpenPairs(",".join(reversed(MEMBERS))) == OpenPairs()
     with pytest.raises(RequestError, match="no member bidcm.*bidmc"): OpenPairs("bidcm")
+
+
+# ---- what a gate of quality removes
+
+def test_what_the_gate_removes_is_counted_by_source_and_class(members):
+    scored = replace(PAIRS, quality=("ecg", "ppg"))
+    windows = pack(OpenPairs(), scored, locate(OpenPairs()))
+    worst = np.minimum(*(windows.labels(f"{o}_quality") for o in ("ecg", "ppg")))
+    least = float(np.median(worst))
+    table = gate_table(windows, least)
+    assert list(table.columns) == ["source", "class", "windows", "kept", "share"]
+    assert table.windows.sum() == len(windows) and table.kept.sum() == (worst >= least).sum()
+    for line in table.itertuples(index=False):
+        mine = windows.labels("stratum") == "/".join(o for o in line[:2] if o)
+        assert (line.windows, line.kept) == (mine.sum(), (worst[mine] >= least).sum())
+        assert line.share == pytest.approx(line.kept / line.windows)
+    assert table["class"].tolist()[:3] == ["Asystole, true", "Bradycardia, false", ""]
+    assert gate_table(windows, 0).share.min() == 1
+    with pytest.raises(RequestError, match="no signal is scored.*quality="):
+        gate_table(pack(OpenPairs(), PAIRS, locate(OpenPairs())))
 
 
 # ---- the recordings at hand
