@@ -16,16 +16,20 @@ from biossl.data.store import Windowing, pack
 START = 4102444800.5    # the publisher moves all operations to the year 2100
 COLUMNS = ("caseid", "subjectid", "casestart", "age", "sex", "bmi", "asa", "preop_htn", "preop_dm",
            "preop_hb", "preop_plt", "preop_na")
-TRACKS = {"ecg": ("SNUADC/ECG_II", "mV"), "ppg": ("SNUADC/PLETH", ""), "abp": ("SNUADC/ART", "mmHg"),
-          "co2": ("Primus/CO2", "mmHg")}
+TRACKS = {"ecg": ("SNUADC/ECG_II", "mV"), "ppg": ("SNUADC/PLETH", ""),
+          "abp": ("SNUADC/ART", "mmHg"), "co2": ("Primus/CO2", "mmHg")}
 
 
 def wave(key, second): return np.random.default_rng([ord(key[0]), second]).normal(
     size=500).astype(np.float32)
 
 
-def write_case(folder, number, keys=("ecg", "ppg", "abp"), seconds=range(30), rate=500):
-    "A case of one packet a second; without a packet nothing was recorded in that second."
+def write_case(folder, number, keys=("ecg", "ppg", "abp"), seconds=range(30), rate=500,
+               packed=True):
+    """A case of one packet a second; without a packet nothing was recorded in that second.
+
+    `packed`: sorted by track, as the library writes now; if not, in the order of time, as before.
+    """
     inner = folder / "vital_files"
     inner.mkdir(parents=True, exist_ok=True)
     file = VitalFile()
@@ -34,7 +38,7 @@ def write_case(folder, number, keys=("ecg", "ppg", "abp"), seconds=range(30), ra
         packets = [dict(dt=START + o, val=wave(key, o)[:rate]) for o in seconds]
         file.add_track(TRACKS[key][0], packets, rate, TRACKS[key][1])
     file.add_track("Solar8000/HR", [dict(dt=START + o, val=70.0) for o in range(30)])
-    file.to_vital(str(inner / f"{number:04}.vital"))
+    file.to_vital(str(inner / f"{number:04}.vital"), packed=packed)
     return inner / f"{number:04}.vital"
 
 
@@ -64,15 +68,17 @@ def test_a_case_is_its_waves_and_what_was_known_before(cases):
         signal = one.signal(key)
         assert (signal.rate, signal.unit, signal.seconds) == (500, unit, 30)
         assert (signal.samples[0] == np.concatenate([wave(key, o) for o in range(30)])).all()
-    assert dict(one.labels) == dict(age=77, sex="M", bmi=26.3, asa=2, hemoglobin=14.1, platelets=189,
-                                    sodium=141, hypertension=1, diabetes=0)
-    assert (other.labels["age"], other.labels["sex"], other.labels["hypertension"]) == (90, "F", None)
+    assert dict(one.labels) == dict(age=77, sex="M", bmi=26.3, asa=2, hemoglobin=14.1,
+                                    platelets=189, sodium=141, hypertension=1, diabetes=0)
+    told = other.labels
+    assert (told["age"], told["sex"], told["hypertension"]) == (90, "F", None)
     assert math.isnan(other.labels["sodium"]) and other.labels["diabetes"] is None
 
 
-def test_what_was_not_recorded_is_a_gap_and_moves_nothing(tmp_path):
+@pytest.mark.parametrize("packed", [True, False])
+def test_what_was_not_recorded_is_a_gap_and_moves_nothing(tmp_path, packed):
     write_table(tmp_path, [FIRST])
-    write_case(tmp_path, 1, seconds=[0, 1, 2, *range(7, 20), *range(22, 30)])
+    write_case(tmp_path, 1, seconds=[0, 1, 2, *range(7, 20), *range(22, 30)], packed=packed)
     one, = VitalDB().recordings(tmp_path)
     for key in ("ecg", "ppg"):
         found = one.signal(key).samples[0].reshape(30, 500)

@@ -39,9 +39,9 @@ CARD = Card(
           "none. The size is an estimate (130 MB a night at 64 Hz; 1.4 GB a night at 100 Hz), the "
           "hours are the 235,419 windows of 10 s that xMAE counts. The ECG, and all else of the "
           "laboratory, is in data_100Hz alone; whether in volts or microvolts is not told "
-          "consistently. Watch and laboratory are two clocks, brought together by the publisher: the "
-          "lag from R peak to pulse is no pulse arrival time. BVP is the watch's own filtered PPG. "
-          "Patients of a sleep laboratory: apnea is the rule, and sleep is broken."))
+          "consistently. Watch and laboratory are two clocks, brought together by the publisher: "
+          "the lag from R peak to pulse is no pulse arrival time. BVP is the watch's own filtered "
+          "PPG. Patients of a sleep laboratory: apnea is the rule, and sleep is broken."))
 
 # %% ../../nbs/cohorts/dreamt.ipynb #0f5e4484
 _FETCH_AGAIN = "download the file again from physionet.org/content/dreamt"
