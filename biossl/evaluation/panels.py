@@ -129,6 +129,8 @@ def _windows(ppg, ecg, rebuilt, keep, beats, titles, patches):
     for field, x in dict(keep=keep, beats=beats).items():
         if x.ndim != 2 or len(x) != n:
             raise RequestError(f"has shape {x.shape} for {n} windows", field=field)
+    if keep.size and not 0 <= keep.min() <= keep.max() < patches:
+        raise RequestError(f"{keep.min()} to {keep.max()} of {patches} patches", field="keep")
     if len(titles) != n: raise RequestError(f"{len(titles)} for {n} windows", field="titles")
     return ppg, ecg, rebuilt, keep, beats
 
