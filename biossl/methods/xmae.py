@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from ..data.errors import MethodError
 from .contract import as_tensor, check_method, get_method
-from .mae import Masked, rebuilding, unit_range
+from .mae import Masked, rebuilding
+from .patched import unit_range
 from ..nn.crossmodal import CrossModal, joined
 from ..nn.layers import parameters
 from ..nn.masks import hidden_patches
@@ -127,6 +128,11 @@ class XMAE(Masked):
         o = views[0]
         made = self.net(o["ppg"], o["ecg"], o["seen"])
         return self.judged(rebuilding(made.rebuilt, o[self.config.rebuilds], made.mask))
+
+    @property
+    def embed_keys(self):
+        "The PPG."
+        return ("ppg",)
 
     def embed(self, batch):
         "The PPG's embedding `(N, width)`; the ECG is not read."
