@@ -1,4 +1,4 @@
-"""xMAE's rivals on its own encoder: the same network, the losses by hand, the views of a pulse wave."""
+"""xMAE's rivals on its own encoder: the same network, losses by hand, partners, views of a pulse wave."""
 import numpy as np
 import pytest
 import torch
@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biossl.data.errors import MethodError
-from biossl.methods.contract import get_method, method_names
+from biossl.methods.contract import check_method, get_method, method_names
+from biossl.methods.participant import People, found_person
 from biossl.nn.crossmodal import SIZES, new_encoder
 from biossl.nn.losses import koleo, matched, nt_xent
 from biossl.nn.views import (LIGHT, PULSE, Several, Share, all_of, crop, noise, one_of, time_warp)
@@ -29,9 +30,17 @@ def a_batch(n=6, seed=0):
 
 
 class Stand:
-    "A store in memory."
-    def __init__(self, n=24): self.arrays = {k: v.numpy() for k, v in a_batch(n).items()}
-    def batch(self, rows, keys): return {k: self.arrays[k][rows] for k in keys}
+    "A store in memory, three windows of each person; breaks down when `left` batches were made."
+    def __init__(self, n=24, left=10**9):
+        self.arrays = {k: v.numpy() for k, v in a_batch(n).items()} | dict(row=np.arange(n))
+        self.left = left
+
+    def batch(self, rows, keys):
+        self.left -= 1
+        if not self.left: raise KeyboardInterrupt
+        return {k: self.arrays[k][rows] for k in keys}
+
+    def labels(self, key): return self.arrays["row"] // 3 if key == "subject" else None
 
 
 # -- the encoder -------------------------------------------------------------------------------
@@ -129,6 +138,108 @@ def test_koleo_of_equal_vectors_is_finite_and_so_is_its_gradient():
     z = torch.ones(4, 3, requires_grad=True)
     koleo(z).backward()
     assert koleo(z).isfinite() and z.grad.isfinite().all()
+
+
+# -- participant -------------------------------------------------------------------------------
+@few
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.integers(0, 99))
+def test_a_partner_is_another_window_of_the_same_person(subjects, seed):
+    rows = np.random.default_rng(seed).permutation(50)[:len(subjects)]
+    of = dict(zip(rows.tolist(), subjects))
+    for row, partner in zip(rows, People(rows, subjects).partners(rows, generator(seed))):
+        assert of[partner] == of[row]
+        assert partner != row or subjects.count(of[row]) == 1
+
+
+def test_all_windows_of_a_person_are_equally_likely_partners():
+    people = People(np.arange(10), list("aaaabbbcca"))
+    made = people.partners(np.repeat(np.arange(10), 4000), generator()).reshape(10, 4000)
+    for row, others in enumerate(([1, 2, 3, 9], [0, 2, 3, 9])):
+        found, count = np.unique(made[row], return_counts=True)
+        assert found.tolist() == others and abs(count / 4000 - .25).max() < .03
+
+
+def test_partners_are_among_the_rows_of_training_alone():
+    method, store = get_method("participant", **PILOT), Stand()
+    method.prepare(store, [0, 1, 3, 4])
+    for seed in range(20):
+        assert set(method.people.partners([0, 3], generator(seed)).tolist()) == {1, 4}
+    with pytest.raises(MethodError, match="not among those"):
+        method.views(store.batch([0, 2], method.keys), generator())
+    with pytest.raises(MethodError, match="whose windows"):
+        get_method("participant", **PILOT).loss(store.batch([0], method.keys), generator())
+
+
+def test_the_same_persons_other_windows_are_no_negatives():
+    a, b = torch.randn(2, 5, 8, generator=generator(), dtype=torch.float64)
+    person, tau = torch.tensor([0, 1, 0, 2, 0]), .3
+    cosine = torch.cosine_similarity(a[:, None], b[None], dim=2) / tau
+    terms = [-cosine[i, i] + torch.logsumexp(torch.stack(
+        [cosine[i, j] for j in range(5) if j == i or person[j] != person[i]]), 0) for i in range(5)]
+    assert found_person(a, b, person, tau).item() == pytest.approx(sum(terms).item() / 5, abs=1e-9)
+
+
+def test_online_vectors_find_slow_ones_both_ways():
+    method, store = get_method("participant", **PILOT).eval(), Stand()
+    method.prepare(store, np.arange(24))
+    with torch.no_grad():
+        for p in method.slow.parameters(): p.mul_(1.1)
+    views = method.views(store.batch(np.arange(6), method.keys), generator())
+    assert views[0]["person"].tolist() == [0, 0, 0, 1, 1, 1]
+    x, y = (o["x"] for o in views)
+    made = [[head(body(o)) for o in (x, y)] for body, head in (
+        (method.encoder, method.projector), method.slow)]
+    (a, b), (c, d) = made
+    expected = sum(found_person(*o, views[0]["person"], .04) for o in ((a, d), (b, c))) / 2
+    expected = expected + .1 * (koleo(a) + koleo(b)) / 2
+    torch.testing.assert_close(method(views).total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_both_windows_are_changed_and_belong_to_the_pair():
+    "With nothing to change them they are the window and its partner, each on its own scale."
+    method, store = get_method("participant", **PILOT), Stand(6)
+    method.prepare(store, np.arange(6))
+    batch = store.batch(np.arange(6), method.keys)
+    x, y = (o["x"] for o in method.views(batch, generator(2)))
+    whole = method.read(batch, "ppg")
+    alike = torch.corrcoef(torch.cat([whole[:, 0], x[:, 0], y[:, 0]]))
+    partner = alike[12:, :6].argmax(1)
+    assert (x != whole).flatten(1).any(1).all()
+    assert (partner != torch.arange(6)).all() and (partner // 3 == torch.arange(6) // 3).all()
+
+
+def test_the_slow_copy_follows_a_hundredth_of_the_way():
+    method = get_method("participant", **PILOT).train()
+    before = [p.clone() for p in method.slow.parameters()]
+    with torch.no_grad():
+        for p in method.encoder.parameters(): p.add_(1)
+        method.after_step(0, 10)
+    moved = torch.cat([(p - q).flatten() for p, q in zip(method.slow.parameters(), before)])
+    body = sum(p.numel() for p in method.encoder.parameters())
+    torch.testing.assert_close(moved[:body], torch.full((body,), .01), rtol=0, atol=1e-5)
+    assert moved[body:].abs().max() < 1e-6
+    assert not any(o.training for o in method.slow[0].blocks.modules())
+    assert not any(p.requires_grad for p in method.slow.parameters())
+
+
+def test_an_interrupted_run_goes_on_with_the_same_partners(tmp_path):
+    schedule = Schedule(epochs=3, batch=8, lr=1e-3)
+    whole = get_method("participant", **PILOT)
+    losses = pretrain(whole, Stand(), np.arange(24), schedule, seed=5)
+    kept = dict(checkpoint=tmp_path / "half", every=2, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(get_method("participant", **PILOT), Stand(left=12), np.arange(24), schedule, **kept)
+    assert (tmp_path / "half").is_file()
+    again = get_method("participant", seed=9, **PILOT)
+    assert pretrain(again, Stand(), np.arange(24), schedule, **kept) == losses
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_participant_keeps_the_contract():
+    method, store = get_method("participant", **PILOT), Stand(9)
+    method.prepare(store, np.arange(9))
+    check_method(method, store.arrays)
+    assert method.embed_keys == ("ppg",)
 
 
 # -- views -------------------------------------------------------------------------------------

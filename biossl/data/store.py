@@ -320,6 +320,7 @@ class Windows:
         shapes = facts["shapes"].items()
         self.arrays = {key: _mapped(self.folder, key, shape) for key, shape in shapes}
         self._plain = {key: np.asarray(o) for key, o in self.arrays.items()}
+        self._plain["row"] = np.arange(len(self))
 
     def __reduce__(self): return Windows, (self.folder,)
 
@@ -375,9 +376,9 @@ class Windows:
     def batch(self, rows, keys=None, out=None) -> dict[str, np.ndarray]:
         """The windows `rows` by key: arrays `(len(rows), C, T)`, labels as `codes` gives them.
 
-        `keys` are names of arrays and labels (default: the signals). `out` is an earlier batch of
-        as many rows, whose arrays are filled again. Raises `RequestError` for rows that do not
-        exist.
+        `keys` are names of arrays and labels (default: the signals), or `row`: the rows. `out` is
+        an earlier batch of as many rows, whose arrays are filled again. Raises `RequestError` for
+        rows that do not exist.
         """
         rows = np.asarray(rows, np.intp)
         if rows.size and not 0 <= rows.min() <= rows.max() < len(self):

@@ -245,7 +245,7 @@ def unfit(recording: Recording, windowing: Windowing) -> str | None:
     return None if len(window_starts(*span, windowing)) else "recordings shorter than a window"
 
 # %% ../../nbs/data/windowing.ipynb #ff01f5cf
-RESERVED = ("recording", "subject", "start", "gap")  #: columns of every index
+RESERVED = ("recording", "subject", "start", "gap", "row")  #: names that no label may have
 
 
 @dataclass(frozen=True, eq=False)
