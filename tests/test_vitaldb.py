@@ -95,6 +95,12 @@ def test_a_case_without_any_of_the_waves_is_counted(cases):
     assert [o.name for o in VitalDB().recordings(cases)] == ["case_0001"]
 
 
+@pytest.mark.parametrize("sex", ["", "FM", "x"])
+def test_a_sex_that_is_not_told_is_missing(cases, sex):
+    write_table(cases, [(*FIRST[:4], sex, *FIRST[5:]), SECOND])
+    assert next(VitalDB().recordings(cases)).labels["sex"] is None
+
+
 def test_one_person_may_have_several_cases(cases):
     write_table(cases, [(12, 5955, *SECOND[2:]), FIRST])
     assert [o.subject for o in VitalDB().recordings(cases)] == ["vital_p005955"] * 2

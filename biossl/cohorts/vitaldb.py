@@ -63,7 +63,7 @@ def _cases(folder: Path):
     if not path.is_file():
         raise CohortError(f"there is no {path}", where=CARD.name, field="clinical_data.csv",
                           remedy="biossl fetch vitaldb")
-    try: table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    try: table = pandas.read_csv(path, dtype=str, keep_default_na=False)
     except ValueError as e:  # pandas' own errors are of this kind
         raise CohortError(f"is no table: {e}", where=CARD.name, field="clinical_data.csv",
                           remedy=_FETCH_AGAIN) from e
