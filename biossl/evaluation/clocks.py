@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.errors import RequestError
 from .plots import COLOURS, styled
-from .timing import LongPairs, upslopes
+from .timing import LongPairs, feet, upslopes
 
 # %% ../../nbs/evaluation/clocks.ipynb #9045ccbc
 PLAUSIBLE = (0.0, 0.5)    #: seconds from R to the pulse
@@ -85,37 +85,50 @@ def _slow(at, lag):
 
 
 def clock_check(windows):
-    """A frame with a line per recording: `recording`, `subject`, and what `Clock` tells.
+    """A frame with a line per recording: `recording`, `subject`, what `Clock` tells, and `foot`.
 
+    `foot` is the usual lag of the pulse's foot, in ms; all else is about its steepest upslope.
     `windows` are packed without normalisation, with beats of both signals, a minute each at best.
     """
     import pandas as pd
     found = {name: _series(windows, rows) for name, rows in
              windows.index.groupby("recording", sort=False).indices.items()}
-    clocks = {name: clock(*o[1:]) for name, o in found.items()}
+    clocks = {name: clock(o.beats, o.pulses) for name, o in found.items()}
     told = [o.median for o in clocks.values() if o.told]
     if len(told) >= 3:
         usual = 1e-3 * np.median(told)
-        clocks = {name: clock(*found[name][1:], usual) for name in clocks}
-    return pd.DataFrame([dict(recording=name, subject=found[name][0], **vars(o))
-                         for name, o in clocks.items()])
+        clocks = {name: clock(o.beats, o.pulses, usual) for name, o in found.items()}
+    return pd.DataFrame([dict(recording=name, subject=found[name].subject, **vars(o),
+                              foot=o.median - found[name].rise) for name, o in clocks.items()])
 
 
-def _series(windows, rows):
-    "Whose a recording is; its R peaks and its pulses' upslopes in s, on its clock."
+@dataclass(frozen=True, eq=False)
+class _Series:
+    "Whose a recording is; R peaks and steepest upslopes in s on its clock; ms from foot to these."
+    subject: str
+    beats: np.ndarray
+    pulses: np.ndarray
+    rise: float
+
+
+def _series(windows, rows) -> _Series:
     index, rate = windows.index, windows.arrays["ppg"].shape[-1] / windows.windowing.seconds
-    start = index["start"].to_numpy()[rows, None]
+    start, ppg = index["start"].to_numpy()[rows, None], windows.arrays["ppg"][rows, 0]
     beats, crests = (np.asarray(windows.arrays[f"{o}_beats"][rows, 0], float) for o in ("ecg", "ppg"))
-    pulses = upslopes(windows.arrays["ppg"][rows, 0], crests, rate, -RISE)
-    return index["subject"].iloc[rows[0]], *((o + start)[np.isfinite(o)] for o in (beats, pulses))
+    pulses = upslopes(ppg, crests, rate, -RISE)
+    rise = 1e3 * (pulses - feet(ppg, pulses, rate))
+    rise = np.median(rise[np.isfinite(rise)]) if np.isfinite(rise).any() else np.nan
+    return _Series(index["subject"].iloc[rows[0]],
+                   *((o + start)[np.isfinite(o)] for o in (beats, pulses)), float(rise))
 
 
 def clock_summary(checked):
     """What the frame of `clock_check` comes to, a Series.
 
     Recordings, those whose lag is `told` by its scatter alone, those that are plausible; the median
-    lag in ms of all that are followed, its sd between people, and within recordings of beats (`sd`)
-    and of 10 s means (`slow`); the median size of the drift in ms a minute; rejected, by reason.
+    lag in ms of all that are followed, of upslopes and of feet, its sd between people, and within
+    recordings of beats (`sd`) and of 10 s means (`slow`); how many would be plausible by their feet;
+    the median size of the drift in ms a minute; rejected, by reason.
     """
     import pandas as pd
     good = checked[checked["followed"] >= FOLLOWED]
@@ -123,18 +136,23 @@ def clock_summary(checked):
     return pd.Series(dict(
         recordings=len(checked), followed=len(good), told=int(good["told"].sum()),
         plausible=int((checked["reason"] == "").sum()), median=good["median"].median(),
+        foot=good["foot"].median(), plausible_by_foot=int(_plausible(good["foot"]).sum()),
         between=good.groupby("subject")["median"].mean().std(), sd=good["sd"].median(),
-        slow=good["slow"].median(), drift=good["drift"].abs().median(), **rejected))
+        slow=good["slow"].median(), drift=good["drift"].dropna().abs().median(), **rejected))
 
 
-def clocked_pairs(windows, checked, seconds: float = 10.0) -> LongPairs:
+def _plausible(lag): return (lag >= 1e3 * PLAUSIBLE[0]) & (lag <= 1e3 * PLAUSIBLE[1])
+
+
+def clocked_pairs(windows, checked, seconds: float = 10.0, rows=None) -> LongPairs:
     """`windows` longer than `seconds` as pairs, those of the recordings in the frame `checked`.
 
-    Each knows its recording's usual lag. Which recordings are good enough is for the caller to
+    `rows` are the windows asked for, by default all of these recordings. Each knows its
+    recording's usual lag. Which recordings are good enough is for the caller to
     choose: those without a `reason`, or all that are followed, if only changes are asked about.
     """
     lag = windows.index["recording"].map(checked.set_index("recording")["median"] / 1e3)
-    rows = np.flatnonzero(lag.notna())
+    rows = np.flatnonzero(lag.notna()) if rows is None else np.asarray(rows)
     if not len(rows): raise RequestError("no window's clock is known", field="checked")
     ecg, ppg, beats = (windows.arrays[o][rows] for o in ("ecg", "ppg", "ecg_beats"))
     return LongPairs(ecg, ppg, np.asarray(beats[:, 0], float),

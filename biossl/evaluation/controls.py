@@ -7,7 +7,7 @@ __all__ = ['SHIFTS', 'Finding', 'findings_frame', 'Trial', 'intact', 'unshown', 
            'reversed_ppg', 'controls', 'says_mean_delay', 'goes_on', 'reads_delay']
 
 # %% ../../nbs/evaluation/controls.ipynb #ac6869d3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -60,13 +60,15 @@ def findings_frame(findings):
 class Trial:
     """A model's `rebuild(ppg, ecg, keep)` on `pairs`, shown their patches `keep (N, V)`.
 
-    `rebuild` is given NumPy arrays `(N, 1, T)`, ECG and PPG from -1 to 1, and answers with ECG.
+    `rebuild` is given NumPy arrays `(N, 1, T)`, ECG and PPG from -1 to 1, and answers with ECG. Of
+    several models, as of folds, it is a dictionary, and `model (N,)` says who answers each window.
     """
     rebuild: object
     pairs: LongPairs
     keep: np.ndarray
     resamples: int = 2000
     at_once: int = 256
+    model: np.ndarray | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "keep", np.asarray(self.keep, int))
@@ -87,18 +89,26 @@ class Trial:
 
     def take(self, rows) -> "Trial":
         "The trial on these rows."
-        return Trial(self.rebuild, self.pairs.take(rows), self.keep[rows], self.resamples,
-                     self.at_once)
+        model = None if self.model is None else self.model[rows]
+        return replace(self, pairs=self.pairs.take(rows), keep=self.keep[rows], model=model)
 
     def ask(self, ecg, ppg) -> np.ndarray:
         "The model's ECG `(N, 1, T)`, with what it was shown of `ecg` where it was shown."
-        parts = [slice(k, k + self.at_once) for k in range(0, len(ecg), self.at_once)]
-        said = np.concatenate([_array(self.rebuild(ppg[o], ecg[o], self.keep[o])) for o in parts])
-        if said.shape != ecg.shape or not np.isfinite(said).all():
-            raise MethodError(f"rebuilt ECG of shape {said.shape}, or not finite", field="rebuild",
-                              remedy=f"finite, {ecg.shape}")
+        said = np.full(ecg.shape, np.nan)
+        for rebuild, mine in self._models():
+            for o in (mine[k:k + self.at_once] for k in range(0, len(mine), self.at_once)):
+                part = _array(rebuild(ppg[o], ecg[o], self.keep[o]))
+                if part.shape != ecg[o].shape or not np.isfinite(part).all():
+                    raise MethodError(f"rebuilt ECG of shape {part.shape}, or not finite",
+                                      field="rebuild", remedy=f"finite, {ecg[o].shape}")
+                said[o] = part
         unseen = np.repeat(hidden(self.keep, self.pairs.patches), ecg.shape[-1] // self.pairs.patches, 1)
         return np.where(unseen[:, None], said, ecg)
+
+    def _models(self):
+        "Each model with the numbers of the windows that it answers."
+        if self.model is None: return [(self.rebuild, np.arange(len(self.pairs)))]
+        return [(self.rebuild[k], np.flatnonzero(self.model == k)) for k in np.unique(self.model)]
 
     def place(self, rebuilt, times=None) -> Placed:
         "How `rebuilt` places its beats, against the true R peaks or other `times (N, B)`."
@@ -143,7 +153,7 @@ def intact(trial: Trial, control: str = "intact") -> list[Finding]:
 
 def unshown(trial: Trial) -> Trial:
     "C2: the same windows, nothing of the ECG shown."
-    return Trial(trial.rebuild, trial.pairs, trial.keep[:, :0], trial.resamples, trial.at_once)
+    return replace(trial, keep=trial.keep[:, :0])
 
 # %% ../../nbs/evaluation/controls.ipynb #751b6635
 SHIFTS = (-0.2, -0.1, -0.05, 0.0, 0.05, 0.1, 0.2)   #: seconds
@@ -237,10 +247,10 @@ def foreign_ppg(trial: Trial, seed: int = 0) -> list[Finding]:
                         trial.recall(trial.place(rebuilt, pairs.own[partner])))]
 
 
-def reversed_ppg(trial: Trial) -> list[Finding]:
-    "C5: the PPG backwards."
+def reversed_ppg(trial: Trial, control: str = "C5") -> list[Finding]:
+    "C5: the PPG backwards. On an even rhythm mirrored pulses keep their distances, and mislead nobody."
     ecg, ppg = trial.pairs.cut()
-    return _lost(trial, "C5", ecg, trial.ask(ecg, np.ascontiguousarray(ppg[..., ::-1])))
+    return _lost(trial, control, ecg, trial.ask(ecg, np.ascontiguousarray(ppg[..., ::-1])))
 
 
 def _lost(trial, control, ecg, rebuilt):
@@ -260,7 +270,9 @@ def controls(trial: Trial, seed: int = 0) -> list[Finding]:
     "All of them: intact, irregular windows alone, C1 with and without a block, C2, C3, C4, C5."
     bare, irregular = unshown(trial), trial.pairs.irregular()
     found = intact(trial)
-    if irregular.any(): found += intact(trial.take(irregular), "irregular")
+    if irregular.any():
+        uneven = trial.take(irregular)
+        found += intact(uneven, "irregular") + reversed_ppg(uneven, "C5 irregular")
     return [*found, *shifted_ppg(trial), *intact(bare, "C2"), *shifted_ppg(bare),
             *foreign_ecg(trial, seed), *foreign_ppg(trial, seed), *reversed_ppg(trial)]
 

@@ -268,7 +268,7 @@ def check_keys(method, task: Task, windows=None):
         raise MethodError(f"reads {', '.join(sorted(told))}, which is the answer or the person",
                           where=method.name, field=task.name, remedy="give it signals only")
     if windows is None: return
-    if lost := sorted(set(method.keys) - set(windows.arrays) - set(windows.index)):
+    if lost := sorted(set(method.keys) - set(windows.arrays) - set(windows.index) - {"row"}):
         raise MethodError(f"reads {', '.join(lost)}, which the windows of {windows.cohort} lack",
                           where=method.name, field="signals", remedy=nearest(lost[0], windows.arrays))
 
