@@ -42,6 +42,10 @@ def test_every_weight_is_in_one_box_and_grey_is_what_an_optimiser_would_not_move
     assert sum(o.parameters for o in parts if not o.learns) == still
 
 
+def test_what_never_learns_is_told_by_the_loss_and_not_by_a_switch():
+    assert rebuilder(pilot("released").requires_grad_(True)) == rebuilder(pilot("released"))
+
+
 def test_the_released_network_carries_what_never_learns():
     parts = rebuilder(get_method("xmae", **dict(RELEASED)))
     total = [sum(o.parameters for o in parts if o.learns == k) for k in (True, False)]
