@@ -32,13 +32,13 @@ class RowConv(nn.Conv1d):
 
 # %% ../../nbs/nn/inception.ipynb #31166428
 class GroupNorm(nn.GroupNorm):
-    "As many groups as divide `channels`, at most 8; in float32, torch's bfloat16 being slower here."
+    "As many groups as divide `channels`, at most 8; rows in float32: torch is slow there in bfloat16."
     def __init__(self, channels: int):
         super().__init__(max(g for g in range(1, 9) if channels % g == 0), channels)
 
     def forward(self, x):
-        "`x (N, C, 1, T)`, normalised."
-        return super().forward(x.float()).to(x.dtype)
+        "`x (N, C, 1, T)` or `(N, C, T)`, normalised."
+        return super().forward(x) if x.ndim == 3 else super().forward(x.float()).to(x.dtype)
 
 
 STEM_NORMS = {"batch": nn.BatchNorm2d, "group": GroupNorm}  #: by name
@@ -151,9 +151,7 @@ class InceptionStem(nn.Module):
 class PlainStem(nn.Sequential):
     "`(N, channels, T) -> (N, out, T)`: three convolutions, kernels of 7, 7 and 5, GroupNorm, SiLU."
     def __init__(self, out: int = 16, channels: int = 1):
-        super().__init__(*(ConvNorm(c, out, kernel, norm="group")
-                           for c, kernel in ((channels, 7), (out, 7), (out, 5))))
-
-    def forward(self, x):
-        "The features of the signal `x`, one vector per sample."
-        return super().forward(as_row(x))[:, :, 0]
+        super().__init__()
+        for c, kernel in ((channels, 7), (out, 7), (out, 5)):
+            conv = nn.Conv1d(c, out, kernel, padding=kernel // 2, bias=False)
+            self.extend([conv, GroupNorm(out), nn.SiLU()])
