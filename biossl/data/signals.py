@@ -193,7 +193,7 @@ def _template_score(x, peaks, rate) -> float:
     around = np.arange(-int(np.ceil(half)), int(half))
     peaks = peaks[(peaks + around[0] >= 0) & (peaks + around[-1] < len(x))]
     if len(peaks) < 2: return 0.0
-    alike = _correlation(cycles := x[peaks[:, None] + around], cycles.mean(0))[:-1]
+    alike = _correlation(cycles := x[peaks[:, None] + around], cycles.mean(0))
     held = np.searchsorted(peaks[:-1], np.arange(len(x)), "right") - 1
     return float(np.percentile(alike[held.clip(0)], 15))
 
