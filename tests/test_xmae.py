@@ -102,9 +102,9 @@ def test_joint_loss_is_half_of_each():
     method = get_method("joint_mae", **SMALL).eval()
     views = method.views(pairs(), generator())
     assert not torch.equal(views[0]["seen"], views[1]["seen"])     # each is hidden by itself
-    each = [float(rebuilding(made, o["x"], method.hidden(o["seen"]))[0])
+    each = [rebuilding(made, o["x"], method.hidden(o["seen"]))[0].item()
             for made, o in zip(method.rebuilt(views), views)]
-    assert float(method(views).total) == pytest.approx(sum(each) / 2, rel=1e-5)
+    assert method(views).total.item() == pytest.approx(sum(each) / 2, rel=1e-5)
 
 
 def test_an_autoencoder_does_not_see_what_is_hidden():
@@ -216,8 +216,9 @@ def test_scales_against_numpy():
 # -- what is probed ----------------------------------------------------------------------------
 def test_the_embedding_is_the_ppgs_alone():
     batch = pairs()
-    for hyper in (dict(), dict(RELEASED), dict(rebuilds="ppg"), dict(probe_tap="pooled_ln")):
-        method = get_method("xmae", **SMALL, **hyper).eval()
+    for name, hyper in (("xmae", dict()), ("xmae", dict(RELEASED)), ("xmae", dict(rebuilds="ppg")),
+                        ("joint_mae", dict())):
+        method = get_method(name, **SMALL, **hyper).eval()
         assert method.embed_keys == ("ppg",)
         with torch.no_grad():
             alone = method.embed(dict(ppg=batch["ppg"]))
@@ -292,18 +293,18 @@ def epochs(method, losses, per_epoch=2):
 def test_a_ladder_is_climbed_by_epochs_and_kept_with_the_weights(tmp_path):
     method = get_method("xmae", **SMALL, mask_schedule="ladder")
     assert method.ratio == .80 and method.seen(3, generator()).shape == (3, 5)
-    epochs(method, [.08, .06])
+    epochs(method, [.11, 0])     # means of 0.11 and 0.088: low enough now, and 0.0984 after the next
     again = load_method(save_method(method, tmp_path / "m"))
     assert again.ladder == method.ladder and again.ladder.epochs == 2
     for one in (method, again):
-        epochs(one, [.05])
+        epochs(one, [.14])
         assert one.ratio == .85 and one.seen(3, generator()).shape == (3, 4)
 
 
 def test_the_ladder_hears_the_losses_of_training_only():
     method, batch = get_method("xmae", **SMALL, mask_schedule="ladder_wide").train(), pairs()
     method.begin(10, 2)
-    total = [float(method.loss(batch, generator(i)).total) for i in range(2)]
+    total = [method.loss(batch, generator(i)).total.item() for i in range(2)]
     method.eval().loss(batch, generator(9))
     assert method.heard.tolist() == pytest.approx([sum(total), 2], rel=1e-5)
     method.after_step(0, 10)
