@@ -378,6 +378,7 @@ def test_the_clock_check_reads_windows_and_hands_over_its_lags():
     checked = clock_check(windows)
     assert checked["median"].to_numpy() == pytest.approx(1e3 * (truth + 0.07), abs=8)
     assert (checked["subject"] == pairs.subjects).all()
+    assert checked["foot"].between(checked["median"] - 350, checked["median"] - 50).all()
     told = clock_summary(checked)
     assert told["recordings"] == 12 and told["followed"] == 12 and told["plausible"] + told.get(
         "rejected: above 500 ms", 0) == 12
