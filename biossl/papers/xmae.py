@@ -15,7 +15,7 @@ from ..train.profiles import Profile, Schedule
 #: Ten seconds of both signals, each window from -1 to 1, its quality told.
 pairs = Windowing(signals=(("ecg", 100.0), ("ppg", 100.0)), seconds=10, hop=10,
                   filters=(("ecg", 0.5, 40.0), ("ppg", 0.5, 8.0)), normalise="minmax",
-                  quality=("ecg", "ppg"), flattest=0.5)
+                  quality=("ecg", "ppg"), flattest=0.75, gappiest=0.0)
 #: The smallest size that leaves the flat line; linear models whose penalty is not to be chosen.
 pilot, fixed = (("size", "pilot"),), (1.0,)
 free = (Row("Random init", "patch_random", pilot, split="cohort"),
@@ -39,7 +39,7 @@ learners = (
 
 # %% ../../nbs/06_xmae.ipynb #57a70659
 #: On two cores: fewer steps and folds, a rate for a small model.
-two_cores = Schedule(epochs=60, batch=64, lr=1e-3, steps=3000, gate=0.5, precision="auto",
+two_cores = Schedule(epochs=60, batch=64, lr=1e-3, steps=3000, gate=0.9, precision="auto",
                      tune_epochs=5, tune_batch=64, tune_lr=1e-3)
 profiles = (
     Profile("smoke", Schedule(epochs=1, batch=8, steps=1, tune_epochs=1), subjects=8, seconds=60.0,
