@@ -125,6 +125,16 @@ def test_chance_recall_and_spread_are_what_random_beats_reach(pairs):
     assert np.nanstd(placed.error) == pytest.approx(placed.chance_spread, rel=0.12)
 
 
+def test_a_model_that_draws_peaks_everywhere_is_not_believed(pairs):
+    "Among many peaks one is always near: recall and skill are perfect, and mean nothing."
+    comb = np.zeros((len(pairs), 1, pairs.length))
+    comb[..., ::14] = 1.0
+    trial = Trial(lambda ppg, ecg, keep: comb[:len(ppg)], pairs, blocks(len(pairs)), resamples=50)
+    said = {o.measure: o for o in intact(trial)}
+    assert said["recall"].estimate.mean > .99 and said["S"].estimate.mean > .8
+    assert not any(o.trusted for o in said.values()) and "false peaks a beat" in str(said["S"])
+
+
 def test_the_interval_of_skill_is_that_of_a_plain_bootstrap():
     rng = np.random.default_rng(3)
     people = np.repeat(np.arange(25), 6)

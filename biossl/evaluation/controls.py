@@ -14,8 +14,8 @@ import numpy as np
 
 from ..data.errors import MethodError, RequestError
 from .statistics import Estimate
-from .timing import (ENOUGH, UNTRAINED, LongPairs, Placed, explained, hidden,
-                                      interpretable, moments, nearest_gap, of_sums, peaks_at,
+from .timing import (ENOUGH, MOST_FALSE, UNTRAINED, LongPairs, Placed, explained,
+                                      hidden, interpretable, moments, nearest_gap, of_sums, peaks_at,
                                       place, r_peaks, row_mean, scaled, share, skill, skill_within,
                                       spread, steepness, window_means)
 
@@ -24,23 +24,30 @@ from .timing import (ENOUGH, UNTRAINED, LongPairs, Placed, explained, hidden,
 class Finding:
     """One number of a control: `estimate` over `windows` of which the share `ratio` was hidden.
 
-    `recall` is the intact windows': too little of it, and the number means nothing.
+    `recall` and `false` peaks a beat are the intact windows': too little of one or too much of the
+    other, and the number means nothing.
     """
     control: str
     measure: str
     ratio: float
     windows: int
     recall: float
+    false: float
     estimate: Estimate
 
     @property
-    def trusted(self) -> bool: return interpretable(self.recall)
+    def trusted(self) -> bool: return interpretable(self.recall, self.false)
+
+    @property
+    def distrust(self) -> str:
+        "Why the number means nothing."
+        return (f"{self.recall:.0%} of the hidden R peaks are rebuilt, with {self.false:.2g} false "
+                f"peaks a beat; {ENOUGH:.0%} are needed, and at most {MOST_FALSE:g}")
 
     def __str__(self):
         name = f"{self.control}, {self.measure} at ratio {self.ratio:.2g}"
         if not self.trusted:
-            return (f"{name}: {UNTRAINED}, {self.recall:.0%} of the hidden R peaks are rebuilt and "
-                    f"{ENOUGH:.0%} are needed")
+            return f"{name}: {UNTRAINED}, {self.distrust}"
         low, high = self.estimate.interval
         return (f"{name}: {self.estimate.mean:.3g} [{low:.3g}, {high:.3g}], {self.windows} windows "
                 f"of {self.estimate.n} people")
@@ -52,7 +59,7 @@ def findings_frame(findings):
     return pd.DataFrame([dict(
         control=o.control, measure=o.measure, ratio=o.ratio, estimate=o.estimate.mean,
         low=o.estimate.interval[0], high=o.estimate.interval[1], windows=o.windows,
-        people=o.estimate.n, recall=o.recall, verdict="" if o.trusted else UNTRAINED)
+        people=o.estimate.n, recall=o.recall, false=o.false, verdict="" if o.trusted else UNTRAINED)
         for o in findings])
 
 
@@ -125,7 +132,8 @@ class Trial:
     def found(self, control: str, measure: str, estimate: Estimate, windows=None) -> Finding:
         "A finding of this trial, over all `windows` or so many."
         count = len(self.pairs) if windows is None else int(windows)
-        return Finding(control, measure, self.ratio, count, self.placed.recall, estimate)
+        placed = self.placed
+        return Finding(control, measure, self.ratio, count, placed.recall, placed.false_rate, estimate)
 
 
 def _array(x):

@@ -16,7 +16,7 @@ from .claims import FALLS, OPEN, STANDS, UNRUN, Statement, verdict
 from .controls import Finding, foreign_ppg, intact, shifted_ppg
 from .plots import COLOURS, styled
 from .statistics import Difference, Estimate, difference
-from .timing import ENOUGH, UNTRAINED, centred, of_sums
+from .timing import UNTRAINED, centred, of_sums
 
 # %% ../../nbs/evaluation/readout.ipynb #fdcddc09
 ROWS = {"heart rate": ("rate",), "features": ("features",), "embedding": ("embedding",),
@@ -167,8 +167,7 @@ def _number(estimate, digits=2):
 
 
 def _untrained(claim, finding):
-    return Statement(claim, UNTRAINED, f"At ratio {finding.ratio:.2g}, {finding.recall:.0%} of the "
-                     f"hidden R peaks are rebuilt, and {ENOUGH:.0%} are needed.")
+    return Statement(claim, UNTRAINED, f"At ratio {finding.ratio:.2g}, {finding.distrust}.")
 
 
 def measured(evidence: Evidence) -> Statement:
@@ -263,8 +262,9 @@ def _by_ratio(axis, findings, label, levels):
     for k, ratio in enumerate(ratios):
         found = findings[ratio]
         if not found.trusted:
-            axis.annotate(f"{UNTRAINED}\n(recall {found.recall:.2f})", (k, 0.5), rotation=90, ha="center",
-                          va="center", fontsize=8, color=COLOURS["vermilion"])
+            said = f"{UNTRAINED}\n(recall {found.recall:.2f}, false {found.false:.2g})"
+            axis.annotate(said, (k, 0.5), rotation=90, ha="center", va="center", fontsize=8,
+                          color=COLOURS["vermilion"])
             continue
         low, high = (max(o, -1.4) for o in found.estimate.interval)
         axis.vlines(k, low, high, color=COLOURS["blue"], lw=2)
