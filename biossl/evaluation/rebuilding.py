@@ -56,14 +56,15 @@ class Tested:
 def tested(runs, every: int = 1) -> Tested:
     """The windows of all that the folds of `runs` test, `every` so many-th of a recording.
 
-    Recordings of which the pulses do not follow the beats are left out, and windows with a gap.
+    Recordings of which the pulses do not follow the beats are left out (or precede them, as the
+    weak pulses of every second beat seem to), and windows with a gap.
     """
     from biossl.data.store import pack
     from biossl.train.pretrain import thinned
     cohort, windowing, folder = runs[0].source()
     windows, fold_of = pack(cohort, longer(windowing), folder), fold_of_people(runs)
     checked = clock_check(windows)
-    known = checked.loc[checked["followed"] >= FOLLOWED, "recording"]
+    known = checked.loc[(checked["followed"] >= FOLLOWED) & (checked["median"] > 0), "recording"]
     fold = np.array([fold_of.get(o, -1) for o in windows.labels("subject").astype(str).tolist()])
     good = (fold >= 0) & ~windows.labels("gap").astype(bool)
     rows = np.flatnonzero(good & np.isin(windows.labels("recording").astype(str), known))
