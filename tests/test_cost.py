@@ -102,6 +102,10 @@ def test_registry_offers_only_what_the_windows_allow():
     assert registered({}) == {}
 
 
+def test_registry_offers_only_what_takes_such_windows():
+    assert "xmae" in registered(windows(2, 1000)) and "xmae" not in registered(windows(2, 420))
+
+
 @pytest.mark.parametrize("name", ["simclr", "tsta", "supervised"])
 def test_stages_take_steps_on_copies(name):
     method, batch = get_method(name), windows(4, 420)

@@ -108,11 +108,18 @@ def _costs(method, batch, classes) -> dict:
 
 # %% ../../nbs/evaluation/cost.ipynb #5f87035e
 def registered(batch: Mapping, windowing: Windowing | None = None) -> dict:
-    "The methods, by name, whose defaults can be built and that read only what `batch` holds."
+    "The methods, by name, whose defaults can be built and that take the windows of `batch`."
     from biossl.methods.contract import for_windows, get_method, method_names
     facts, built = windowing or Windowing(), {}
     for name in method_names():
         try: method = get_method(name, **for_windows(name, {}, facts))
         except MethodError: continue    # it wants to be told more, as `combined` its members
-        if set(method.keys) <= set(batch): built[name] = method
+        if set(method.keys) <= set(batch) and _takes(method, batch): built[name] = method
     return built
+
+
+def _takes(method, batch) -> bool:
+    "Whether it embeds such windows: some want twelve leads, or one length alone."
+    try: stages(method, {key: x[:1] for key, x in batch.items()})["embed"]()
+    except MethodError: return False
+    return True
