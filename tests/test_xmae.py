@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biossl.data.errors import MethodError
+from biossl.data.simulate_pairs import pair_windows
 from biossl.methods.contract import check_method, get_method, load_method, save_method
 from biossl.methods.mae import rebuilding
-from biossl.methods.xmae import RELEASED, augmented
+from biossl.methods.xmae import PAIRINGS, RELEASED, augmented
 from biossl.nn.layers import parameters
 from biossl.nn.views import Share
+from biossl.train.pretrain import pretrain
+from biossl.train.profiles import Schedule
 
 few = settings(deadline=None, max_examples=25)
 SMALL = dict(size="pilot")
@@ -185,6 +188,166 @@ def test_processes_draw_what_one_would():
     for key in whole: assert torch.cat([o[key] for o in parts]).equal(whole[key])
 
 
+# -- whose pulse wave --------------------------------------------------------------------------
+class Stand:
+    "A store in memory, of simulated people; breaks down when `left` batches were made."
+    def __init__(self, people=40, left=10**9):
+        made = pair_windows(people, 3)
+        self.truth, self.left = made.truth, left
+        ecg, ppg = made.scaled()
+        self.arrays = dict(ecg=ecg, ppg=ppg, row=np.arange(len(ppg)),
+                           ecg_beats=made.truth.beats[:, None].astype(np.float32))
+
+    def __len__(self): return len(self.arrays["row"])
+
+    def batch(self, rows, keys):
+        self.left -= 1
+        if not self.left: raise KeyboardInterrupt
+        return {k: self.arrays[k][rows] for k in keys}
+
+    def labels(self, key): return self.truth.number if key == "subject" else None
+
+    def seen(self, pairing, seed=0, rows=None, **hyper):
+        "What training sees of all windows, their own pairs and those of `pairing`."
+        every = np.arange(len(self)) if rows is None else rows
+        made = []
+        for kind in ("own", pairing):
+            method = get_method("xmae", **SMALL, pairing=kind, **hyper)
+            method.prepare(self, every)
+            made.append(method.views(self.batch(every, method.keys), generator(seed))[0])
+        return made
+
+
+def later(own, made):
+    "By how many ms each PPG `(N, 1, T)` was moved; the first and last 300 ms, which are held, do not count."
+    cuts = torch.stack([own[:, 0, 30 - d:970 - d] for d in range(-30, 31)], 1)
+    inner = made[:, 0, 30:-30, None]
+    r = torch.stack([torch.corrcoef(torch.cat([x.T, y], 1).T)[-1, :-1] for x, y in zip(cuts, inner)])
+    assert (r.amax(1) > 1 - 1e-4).all()
+    return 10. * (r.argmax(1) - 30).double().numpy()
+
+
+def test_a_constant_delay_is_one():
+    store = Stand()
+    own, made = store.seen("constant")
+    by = later(own["ppg"], made["ppg"])
+    assert store.truth.arrival.std() > 45 and (store.truth.arrival + by).std() < 8
+    assert abs(by.mean()) < 15 and made["ecg"].equal(own["ecg"]) and made["seen"].equal(own["seen"])
+
+
+def test_a_constant_delay_is_that_of_the_windows_trained_on():
+    store = Stand(12)
+    few_ = np.argsort(store.truth.arrival)[-7:]
+    own, made = store.seen("constant", rows=few_)
+    after = store.truth.arrival[few_] + later(own["ppg"], made["ppg"])
+    assert abs(after - np.median(store.truth.arrival[few_])).max() < 20
+
+
+def test_delays_that_nobody_can_tell_or_that_are_too_far_off_stay():
+    store = Stand(9)
+    x, slow = store.arrays, int(store.truth.heart_rate.argmin())
+    bare, two, noise, late, still = rows = [*(o for o in range(5) if o != slow)][:3] + [slow, 26]
+    x["ecg_beats"][bare] = np.nan
+    x["ecg_beats"][two, 0, 2:] = np.nan
+    x["ppg"][noise] = np.random.default_rng(0).normal(size=1000)
+    x["ppg"][late, 0] = np.roll(x["ppg"][late, 0], 45)
+    kept = x["ppg"][still].copy()
+    x["ppg"][still] = 0
+    own, made = store.seen("constant")
+    assert not made["ppg"][still].any()
+    for o in (own, made): o["ppg"][still] = torch.from_numpy(kept)
+    by = later(own["ppg"], made["ppg"])
+    assert (by[rows] == 0).all() and np.abs(np.delete(by, rows)).max() > 20
+
+
+def test_a_random_delay_is_uniform_and_its_own():
+    store = Stand(120)
+    own, made = store.seen("random")
+    by = later(own["ppg"], made["ppg"])
+    arrival = store.truth.arrival
+    assert np.abs(by).max() == 300 and abs(by.mean()) < 25 and abs(np.abs(by).mean() - 150) < 15
+    assert abs(by.std() - 600 / math.sqrt(12)) < 12 and abs(np.corrcoef(by, arrival)[0, 1]) < .21
+    assert (arrival + by).std() == pytest.approx(math.hypot(arrival.std(), 173.2), rel=.08)
+    assert made["ecg"].equal(own["ecg"])
+
+
+@pytest.mark.parametrize("pairing", ["constant", "random"])
+def test_flat_ends_tell_nothing_of_the_move(pairing):
+    _, made = Stand(6).seen(pairing)
+    x = made["ppg"][:, 0]
+    assert (x[:, :31] == x[:, :1]).all() and (x[:, -31:] == x[:, -1:]).all()
+    assert (x[:, 31] != x[:, 30]).float().mean() > .9 and (x[:, -32] != x[:, -31]).float().mean() > .9
+    assert (x.amin(1) == -1).all() and (x.amax(1) == 1).all()
+
+
+def test_a_pair_of_another_time_is_of_the_same_person():
+    store = Stand(12)
+    rows = np.r_[:30, 35]                                  # the last one has a single window
+    own, made = store.seen("another_time", rows=rows)
+    theirs = torch.from_numpy(store.arrays["ppg"][:, 0])
+    which = torch.cdist(made["ppg"][:, 0], theirs).argmin(1).numpy()
+    assert np.array_equal(store.truth.number[which], store.truth.number[rows])
+    assert (which[:30] != rows[:30]).all() and which[30] == 35
+    assert made["ecg"].equal(own["ecg"]) and len(set(which)) > 15
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_pairs_are_drawn_from_the_generator_and_shown_in_training_only(pairing):
+    store = Stand(6)
+    first, again, other = (store.seen(pairing, seed)[1] for seed in (0, 0, 1))
+    assert first["ppg"].equal(again["ppg"])
+    drawn = pairing in ("another_time", "random")
+    assert first["ppg"].equal(other["ppg"]) != drawn
+    method = get_method("xmae", **SMALL, pairing=pairing)
+    method.prepare(store, np.arange(18))
+    batch = store.batch(np.arange(18), method.keys)
+    parts = [method.views({k: v[9 * r:9 * r + 9] for k, v in batch.items()},
+                          Share(generator(0), r, 2))[0] for r in range(2)]
+    assert torch.cat([o["ppg"] for o in parts]).equal(first["ppg"])
+    shown, = method.eval().views(batch, generator())
+    assert shown["ppg"].equal(store.seen("own")[0]["ppg"]) and method.diagnose(batch)["mse"] > 0
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_pairings_keep_the_contract_and_embed_their_own_ppg(pairing):
+    method, store = get_method("xmae", **SMALL, pairing=pairing), Stand(4)
+    assert set(method.keys) == {"ecg", "ppg", *dict(another_time=["row"], constant=["ecg_beats"]).get(pairing, [])}
+    method.prepare(store, np.arange(12))
+    check_method(method, store.arrays)
+    plain = get_method("xmae", **SMALL).eval()
+    batch = {"ppg": store.arrays["ppg"]}
+    with torch.no_grad(): assert method.eval().embed(batch).equal(plain.embed(batch))
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS)
+def test_an_interrupted_run_goes_on_with_the_same_pairs(tmp_path, pairing):
+    schedule, hyper = Schedule(epochs=3, batch=8, lr=1e-3), dict(SMALL, pairing=pairing)
+    whole = get_method("xmae", **hyper)
+    losses = pretrain(whole, Stand(8), np.arange(24), schedule, seed=5)
+    kept = dict(checkpoint=tmp_path / "half", every=2, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(get_method("xmae", **hyper), Stand(8, left=8), np.arange(24), schedule, **kept)
+    assert (tmp_path / "half").is_file()
+    again = get_method("xmae", seed=9, **hyper)
+    assert pretrain(again, Stand(8), np.arange(24), schedule, **kept) == losses
+    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in again.state_dict().items())
+
+
+def test_pairs_that_cannot_be_made_are_refused():
+    store = Stand(4)
+    for pairing in ("another_time", "constant"):
+        method = get_method("xmae", **SMALL, pairing=pairing)
+        with pytest.raises(MethodError, match="does not know the windows"):
+            method.views(store.batch(np.arange(12), method.keys), generator())
+        method.prepare(store, np.arange(9))
+        with pytest.raises(MethodError, match="the batch has no"):
+            method.views(store.batch(np.arange(9), ("ecg", "ppg")), generator())
+    other = get_method("xmae", **SMALL, pairing="another_time")
+    other.prepare(store, np.arange(9))
+    with pytest.raises(MethodError, match="not among those"):
+        other.views(store.batch(np.arange(12), other.keys), generator())
+
+
 # -- scales ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("norm, leaks", [("visible_minmax", False), ("window_minmax", False),
                                          ("zscore", True), ("robust", True)])
@@ -321,7 +484,8 @@ def test_the_ladder_hears_the_losses_of_training_only():
 def test_what_cannot_be_is_refused():
     for hyper, says in ((dict(probe_tap="projection"), "pruned"), (dict(signals=("ppg",)), "ecg and ppg"),
                         (dict(mask="ancor"), "did you mean anchor"), (dict(size="smal"), "small"),
-                        (dict(augment_on="test"), "no augment_on"), (dict(rebuilds="resp"), "rebuilds"),
+                        (dict(augment_on="test"), "no augment_on"),
+                        (dict(pairing="anothertime"), "did you mean another_time"), (dict(rebuilds="resp"), "rebuilds"),
                         (dict(mask="block", anchor_wrap=True), "does not wrap")):
         with pytest.raises(MethodError, match=says): get_method("xmae", **(SMALL | hyper))
     with pytest.raises(MethodError): get_method("ppg_mae", signals=("ecg", "ppg"))
