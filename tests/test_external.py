@@ -118,7 +118,7 @@ def test_an_exported_program_keeps_the_contract_for_any_number_of_windows(place)
 
 
 def test_torchscript_keeps_the_contract(place):
-    traced(place, "anyppg", Echo(512))
+    traced(place, "anyppg", Several(512))
     check_method(get_method("external", model="anyppg"), dict(ppg=pulses()[0]))
 
 
