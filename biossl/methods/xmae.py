@@ -174,7 +174,8 @@ class XMAE(Masked):
         kind = self.config.pairing
         if kind == "own": return ppg
         if kind == "random":
-            u = drawn(lambda n, g: torch.rand(n, generator=g, device=ppg.device), len(ppg), generator)
+            u = drawn(lambda n, g: torch.rand(n, generator=g, device=ppg.device), len(ppg),
+                      generator)
             return unit_range(moved(ppg, MOST * (2 * u - 1)))
         if self.people is None and self.delay is None:
             raise MethodError("does not know the windows it is trained on", where=self.name,
@@ -186,7 +187,8 @@ class XMAE(Masked):
 
     def _delays(self, batch, ppg):
         "Of each window `(N,)`, from its beats to its pulses."
-        return usual_delay(ppg[:, 0], as_tensor(read(batch, "ecg_beats", self.name), ppg.device)[:, 0])
+        beats = as_tensor(read(batch, "ecg_beats", self.name), ppg.device)
+        return usual_delay(ppg[:, 0], beats[:, 0])
 
     def views(self, batch, generator):
         "The windows of both signals, changed if it is time to, and which patches are seen."
