@@ -13,8 +13,9 @@ from biossl.evaluation.knowledge import opened, runs_of
 from biossl.evaluation.rebuilding import columns, fold_of_people, row_trial, tested
 from biossl.evaluation.tasks import foremost, leads, tally, together
 from biossl.methods.contract import get_config, method_class
+from biossl.methods.external import ABSENT
 from biossl.papers.xmae import changes, learners, pairs, pilot, plateau, switches, variants
-from biossl.papers.xmae_transfer import known, rows, told
+from biossl.papers.xmae_transfer import known, outside, rows, told
 from biossl.train.runs import pretraining_rows, split_rows, weights_key
 
 TABLES = (plateau, switches, *told, *known)
@@ -35,14 +36,25 @@ def test_every_table_has_chance_an_untrained_encoder_and_hand_made_features(tabl
 
 def test_the_transfers_rows_are_the_rivals_that_were_promised():
     names = {o.name for o in rows}
-    assert names > {o for o, *_ in learners} and "Supervised" in names and len(rows) == 15
+    assert names > {o for o, *_ in learners} and "Supervised" in names and len(rows) == 19
     assert all(method_class(o.method).trains for o in rows[:len(learners)])
     assert not any(method_class(o.method).trains for o in rows[len(learners):])
 
 
+def test_a_published_encoder_without_weights_says_so_and_the_others_go_on(home, monkeypatch):
+    monkeypatch.delenv("BIOSSL_EXTERNAL", raising=False)
+    table = replace(told[0], rows=(*outside, told[0].row("Chance")), versus="Chance")
+    frame, launched = table.run(profile="smoke", workers=1, device="cpu")
+    assert {o["row"] for o in launched.failures} == {o.name for o in outside}
+    assert all(ABSENT in o["error"] for o in launched.failures)
+    lines = frame[frame.row.isin([o.name for o in outside])]
+    assert lines["mean"].isna().all() and lines.schedule.str.contains(ABSENT).all()
+    assert frame[frame.row == "Chance"]["mean"].notna().any()
+
+
 @pytest.mark.parametrize("table", (plateau, switches, told[0]), ids=lambda o: o.name)
 def test_rows_differ_in_what_is_run(home, table):
-    keys = [run_of(table, o.name, "paper").key for o in table.rows]
+    keys = [run_of(table, o.name, "paper").key for o in table.rows if o.method != "external"]
     assert len(set(keys)) == len(keys)
 
 
