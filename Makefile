@@ -34,6 +34,8 @@ reproduce: $(READY)  ## every chapter, executed into build/, with one page of al
 	  asked = dict(profile='$(PROFILE)', cohort='$(strip $(COHORT))'); \
 	  raise SystemExit(not run('build', **{k: v for k, v in asked.items() if v}))"
 
+# One thread a process: two processes run side by side, and small networks only wait for threads.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## the library's notebooks and the tests
 	$(BIN)/nbdev_test --n_workers 2 --skip_file_re '^([_.]|[0-9][0-9]_|bench)'
 	$(BIN)/python -m pytest

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")   # before torch: small networks wait for threads
 REAL = os.environ.get("BIOSSL_DATA", "")
 
 
