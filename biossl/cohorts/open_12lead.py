@@ -15,10 +15,9 @@ from typing import Iterator
 
 from .challenge_2020 import released_reason
 from .ptb_xl import row_fold, row_subject, told_by_row
-from .registry import Card, Cohort, get_cohort
+from .registry import Card, Cohort, chosen_members, get_cohort
 from .statements import AF, AGE, DX, SCORED, SEX, indicators, scored_classes
 from .twelve_lead import constant_leads, read_age, read_sex, read_table
-from ..data.errors import RequestError, nearest
 from ..data.recordings import LeftOut, Recording, Signal
 
 # %% ../../nbs/cohorts/open_12lead.ipynb #34c3c065
@@ -121,18 +120,14 @@ class OpenTwelveLead(Cohort):
     reader = "2"
 
     def __post_init__(self):
-        names = [o.strip() for o in self.members.split(",")]
-        if wrong := [o for o in names if o not in ("all", *MEMBERS)]:
-            raise RequestError(f"no member {wrong[0]}", where=self.name, field="members",
-                               remedy=nearest(wrong[0], ("all", *MEMBERS)))
-        chosen = [o for o in MEMBERS if o in names or "all" in names]
-        told = "all" if len(chosen) == len(MEMBERS) else ",".join(chosen)
+        chosen = chosen_members(self.members, MEMBERS, self.name)
+        told = "all" if chosen == MEMBERS else ",".join(chosen)
         object.__setattr__(self, "members", told)
 
     @property
     def parts(self) -> tuple[Cohort, ...]:
         "The members, at the highest rate each has."
-        chosen = MEMBERS if self.members == "all" else self.members.split(",")
+        chosen = chosen_members(self.members, MEMBERS, self.name)
         return tuple(get_cohort(o, **(dict(rate=500) if o == "ptb_xl" else {})) for o in chosen)
 
     def recordings(self, folder: Path) -> Iterator[Recording]:

@@ -16,9 +16,9 @@ import numpy as np
 from .bidmc import Bidmc
 from .challenge_2015 import Challenge2015
 from .mimic_perform_af import MimicPerformAf
-from .registry import Card, Cohort, get_cohort
+from .registry import Card, Cohort, chosen_members, get_cohort
 from .statements import AGE, SEX
-from ..data.errors import RequestError, nearest
+from ..data.errors import RequestError
 from ..data.recordings import LeftOut, Recording, Signal
 
 # %% ../../nbs/cohorts/open_pairs.ipynb #825f069e
@@ -94,19 +94,14 @@ class OpenPairs(Cohort):
     layout = "."
 
     def __post_init__(self):
-        names = [o.strip() for o in self.members.split(",")]
-        if wrong := [o for o in names if o not in ("all", *MEMBERS)]:
-            raise RequestError(f"no member {wrong[0]}", where=self.name, field="members",
-                               remedy=nearest(wrong[0], ("all", *MEMBERS)))
-        chosen = [o for o in MEMBERS if o in names or "all" in names]
-        told = "all" if len(chosen) == len(MEMBERS) else ",".join(chosen)
+        chosen = chosen_members(self.members, MEMBERS, self.name)
+        told = "all" if chosen == MEMBERS else ",".join(chosen)
         object.__setattr__(self, "members", told)
 
     @property
     def parts(self) -> tuple[Cohort, ...]:
         "The members."
-        chosen = MEMBERS if self.members == "all" else self.members.split(",")
-        return tuple(get_cohort(o) for o in chosen)
+        return tuple(map(get_cohort, chosen_members(self.members, MEMBERS, self.name)))
 
     def recordings(self, folder: Path) -> Iterator[Recording]:
         "All pairs, member by member, at the rates as published."
