@@ -14,7 +14,7 @@ from biossl.evaluation.controls import (Trial, findings_frame, foreign_ecg, fore
 from biossl.evaluation.readout import (ROWS, Evidence, conclusion, correlation, draw_timing, embedded,
                                        gather, rate_columns, read_outs, settled)
 from biossl.evaluation.timing import (UNTRAINED, LongPairs, centred, feet, hidden, place, r_peaks,
-                                      skill, skill_within, upslopes)
+                                      skill, skill_within, upslopes, window_means)
 
 
 def gaussians(t, centres, width, height=1.0):
@@ -407,6 +407,17 @@ def evidence(trials):
     blocks = {o: rng.normal(size=(72, 3)) for names in ROWS.values() for o in names}
     read = read_outs(blocks, truth, subjects, resamples=50)
     return {name: gather([o, unshown(o)], read) for name, o in trials.items()}
+
+
+def test_skill_may_be_asked_within_people_where_monitors_add_delays_of_their_own(trials):
+    "A delay of each monitor's own makes any model that stays near its beats look skilled."
+    trial = trials["mean"]
+    late = trial.pairs.arrival + np.unique(trial.pairs.subjects, return_inverse=True)[1][:, None] * .3
+    error, delay = window_means(trial.placed, late)
+    assert skill(error, delay, trial.pairs.subjects, 20).mean > .9
+    assert skill_within(error, delay, trial.pairs.subjects, 20).mean < .2
+    asked = gather([trial, unshown(trial)], skill="S within people")
+    assert {o.measure for o in asked.skills.values()} == {"S within people"}
 
 
 def test_each_model_gets_the_verdict_it_deserves(evidence):

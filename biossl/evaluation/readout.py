@@ -151,12 +151,15 @@ class Evidence:
         return self.skills[least] if least < 1 else None
 
 
-def gather(trials, read: ReadOuts | None = None, seed: int = 0) -> Evidence:
-    "The `Evidence` of trials of one model at several ratios, those with nothing shown included."
+def gather(trials, read: ReadOuts | None = None, seed: int = 0, skill: str = "S") -> Evidence:
+    """The `Evidence` of trials of one model at several ratios, those with nothing shown included.
+
+    `skill` is the measure: "S within people" where recordings hold delays of their monitors.
+    """
     by_ratio = {round(o.ratio, 4): o for o in trials}
     pick = lambda findings, measure: next(o for o in findings if o.measure == measure)  # noqa: E731
     return Evidence(
-        {k: pick(intact(o), "S") for k, o in by_ratio.items()},
+        {k: pick(intact(o), skill) for k, o in by_ratio.items()},
         {k: pick(shifted_ppg(o), "slope of e on the shift") for k, o in by_ratio.items()},
         pick(foreign_ppg(by_ratio[min(by_ratio)], seed), "recall, change"), read)
 
