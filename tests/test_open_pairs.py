@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import write_bidmc, write_challenge_2015, write_mimic_perform_af, write_wfdb
 
-from biossl.cohorts.open_pairs import (APART, MEMBERS, SAME_SIGNAL, OpenPairs, gate_table,
-                                       unpaired)
+from biossl.cohorts.open_pairs import APART, MEMBERS, SAME_SIGNAL, OpenPairs, unpaired
 from biossl.cohorts.registry import at_hand, get_cohort, locate
 from biossl.data.errors import CohortError, RecordingError, RequestError, SplitError
 from biossl.data.recordings import LeftOut, Recording, Signal
 from biossl.data.splits import assert_disjoint, cohort_folds
 from biossl.data.store import pack
 from biossl.data.windowing import Windowing, cut
+from biossl.train.pretrain import gate_table
 from biossl.train.runs import truth_of
 
 PAIRS = Windowing(signals=(("ecg", 100.0), ("ppg", 100.0)), seconds=10, hop=10, beats=(),
@@ -283,7 +283,7 @@ def test_what_the_gate_removes_is_counted_by_source_and_class(members):
         assert line.share == pytest.approx(line.kept / line.windows)
     assert table["class"].tolist()[:3] == ["Asystole, true", "Bradycardia, false", ""]
     assert gate_table(windows, 0).share.min() == 1
-    with pytest.raises(RequestError, match="no signal is scored.*quality="):
+    with pytest.raises(RequestError, match="tell no quality.*quality="):
         gate_table(pack(OpenPairs(), PAIRS, locate(OpenPairs())))
 
 

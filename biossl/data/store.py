@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERSION', 'ORIGIN', 'merge_indexes', 'store_key', 'store_folder', 'pack', 'origin', 'stores_of', 'Windows',
-           'open_windows', 'join', 'Windowing']
+           'open_windows', 'worst_quality', 'join', 'Windowing']
 
 # %% ../../nbs/data/store.ipynb #e4d4bc4c
 import contextlib
@@ -397,6 +397,14 @@ class Windows:
 def open_windows(folder) -> Windows:
     "The store in `folder`; raises `StoreError` if it is not whole."
     return Windows(folder)
+
+
+def worst_quality(windows) -> np.ndarray:
+    "The quality `(N,)` of each window's worse signal; raises `RequestError` where none is told."
+    told = [o for o in windows.index if o.endswith("_quality")]
+    if told: return np.min([windows.labels(o).astype(float) for o in told], axis=0)
+    raise RequestError(f"the windows of {windows.cohort} tell no quality", field="quality",
+                       remedy='a windowing with quality=("ecg", "ppg")')
 
 # %% ../../nbs/data/store.ipynb #8906980c
 def _broken(folder, file, problem):
