@@ -1,4 +1,6 @@
 "Where rebuilt beats lie, and whether the controls can tell models apart whose behaviour is known."
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from biossl.evaluation.controls import (Trial, findings_frame, foreign_ecg, fore
                                         intact, reads_delay, reversed_ppg, says_mean_delay,
                                         shifted_ppg, unshown)
 from biossl.evaluation.readout import (ROWS, Evidence, conclusion, correlation, draw_timing, embedded,
-                                       gather, rate_columns, read_outs, settled)
+                                       gather, read_outs, settled)
 from biossl.evaluation.timing import (UNTRAINED, LongPairs, centred, feet, hidden, place, r_peaks,
                                       skill, skill_within, upslopes, window_means)
 
@@ -133,6 +135,18 @@ def test_a_model_that_draws_peaks_everywhere_is_not_believed(pairs):
     said = {o.measure: o for o in intact(trial)}
     assert said["recall"].estimate.mean > .99 and said["S"].estimate.mean > .8
     assert not any(o.trusted for o in said.values()) and "false peaks a beat" in str(said["S"])
+
+
+def test_a_tall_t_wave_where_there_is_one_is_no_false_peak(pairs):
+    "The true ECG itself draws nothing false; T waves drawn where nobody has one are."
+    t, keep = np.arange(pairs.ecg.shape[-1]) / 100, blocks(len(pairs))
+    known = [o[np.isfinite(o)] for o in pairs.beats]
+    bare, tall = (np.stack([gaussians(t, o, 0.014) + height * gaussians(t, o + 0.3, 0.03)
+                            for o in known])[:, None] for height in (0, 0.7))
+    draws = Trial(lambda ppg, ecg, keep: replace(pairs, ecg=tall).cut()[0][:len(ppg)],
+                  replace(pairs, ecg=tall), keep, at_once=len(pairs))
+    assert draws.placed.recall > .99 and draws.placed.false_rate == 0
+    assert replace(draws, pairs=replace(pairs, ecg=bare)).placed.false_rate > 0.8
 
 
 def test_the_interval_of_skill_is_that_of_a_plain_bootstrap():
@@ -332,13 +346,6 @@ def test_blocks_that_do_not_fit_are_refused():
         with pytest.raises(RequestError): read_outs(blocks, truth, subjects)
     read = read_outs(dict(rate=truth[:, None]), truth, subjects, resamples=9)
     with pytest.raises(RequestError, match="embedding"): read.difference("heart rate", "embedding")
-
-
-def test_rate_columns_of_known_beats():
-    beats = np.array([[0, 1.0, 1.5, 2.5, np.nan], [0, 0.5, 1, 1.5, 2], [0.5, *[np.nan] * 4]])
-    uneven, even, none = rate_columns(beats)
-    assert uneven == pytest.approx([72, 72**2, np.std([1, 0.5, 1]), 0.5])
-    assert even == pytest.approx([120, 120**2, 0, 0]) and np.isnan(none).all()
 
 
 # Clocks.

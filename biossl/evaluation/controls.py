@@ -13,10 +13,11 @@ from functools import cached_property
 import numpy as np
 
 from ..data.errors import MethodError, RequestError
+from ..data.signals import minmax
 from .statistics import Estimate
 from .timing import (ENOUGH, MOST_FALSE, UNTRAINED, LongPairs, Placed, explained,
                                       hidden, interpretable, moments, nearest_gap, of_sums, peaks_at,
-                                      place, r_peaks, row_mean, scaled, share, skill, skill_within,
+                                      place, r_peaks, row_mean, share, skill, skill_within,
                                       spread, steepness, window_means)
 
 # %% ../../nbs/evaluation/controls.ipynb #7169a6e0
@@ -120,7 +121,7 @@ class Trial:
     def place(self, rebuilt, times=None) -> Placed:
         "How `rebuilt` places its beats, against the true R peaks or other `times (N, B)`."
         times = self.pairs.own if times is None else times
-        return place(rebuilt, times, self.keep, self.pairs.rate, self.pairs.patches)
+        return place(rebuilt, times, self.keep, self.pairs.rate, self.pairs.patches, self.pairs.waves)
 
     def of_sums(self, function, facts) -> Estimate:
         return of_sums(function, facts, self.pairs.subjects, self.resamples)
@@ -194,7 +195,7 @@ def foreign_ecg(trial: Trial, seed: int = 0, within: float = 0.05) -> list[Findi
         raise RequestError("nobody has a partner with the same heart rate", field="pairs")
     ecg, times, late = (np.stack(o) for o in zip(*[found[i] for i in rows]))
     few = trial.take(rows)
-    rebuilt = few.ask(scaled(ecg[:, None]), few.pairs.cut()[1])
+    rebuilt = few.ask(minmax(ecg[:, None]).astype(np.float32), few.pairs.cut()[1])
     own, theirs = few.place(rebuilt), few.place(rebuilt, times)
     error = own.window_error()
     slope = few.of_sums(_slope_of, _products(late, error))

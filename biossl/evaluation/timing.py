@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PROMINENCE', 'GATE', 'NEAR', 'ENDS', 'FEWEST', 'ENOUGH', 'MOST_FALSE', 'UNTRAINED', 'SOUGHT', 'interpretable',
-           'LongPairs', 'scaled', 'row_mean', 'vertex', 'r_peaks', 'peaks_at', 'upslopes', 'steepness', 'feet',
-           'Placed', 'place', 'hidden', 'nearest_gap', 'of_sums', 'share', 'spread', 'moments', 'window_means', 'skill',
-           'skill_within', 'centred', 'explained']
+           'LongPairs', 'row_mean', 'vertex', 'r_peaks', 'peaks_at', 'upslopes', 'steepness', 'feet', 'Placed', 'place',
+           'hidden', 'nearest_gap', 'of_sums', 'share', 'spread', 'moments', 'window_means', 'skill', 'skill_within',
+           'centred', 'explained']
 
 # %% ../../nbs/evaluation/timing.ipynb #74f2978a
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from ..data.errors import MethodError, RequestError
+from ..data.signals import minmax
 from .statistics import Estimate, resample_subjects
 
 # %% ../../nbs/evaluation/timing.ipynb #7f878e0e
@@ -79,6 +80,11 @@ class LongPairs:
         return self.beats - self.margin / self.rate
 
     @cached_property
+    def waves(self) -> np.ndarray:
+        "All that looks like an R peak in the model's window `(N, Q)`, in s; tall T waves do."
+        return r_peaks(self.cut()[0][:, 0], self.rate)
+
+    @cached_property
     def arrival(self) -> np.ndarray:
         "Seconds `(N, B)` from each R peak to the steepest upslope of its pulse; NaN: there is none."
         return upslopes(self.ppg[:, 0], self.beats, self.rate, self.lag) - self.beats
@@ -109,14 +115,8 @@ class LongPairs:
         start = self.margin - round(later * self.rate)
         if not 0 <= start <= self.ecg.shape[-1] - self.length:
             raise RequestError(f"windows have no room for a delay of {later} s", field="later")
-        return tuple(scaled(x[..., a:a + self.length])
+        return tuple(minmax(x[..., a:a + self.length]).astype(np.float32)
                      for x, a in ((self.ecg, self.margin), (self.ppg, start)))
-
-
-def scaled(x) -> np.ndarray:
-    "`x (..., T)` from -1 at its least to 1 at its greatest value, float32; zeros where it is flat."
-    low, high = x.min(-1, keepdims=True), x.max(-1, keepdims=True)
-    return np.asarray((2 * x - low - high) / np.where(high > low, high - low, 1), np.float32)
 
 
 def row_mean(x):
@@ -234,7 +234,7 @@ class Placed:
 
     @property
     def false_rate(self) -> float:
-        "Rebuilt peaks that are no beat's, to a hidden beat."
+        "Rebuilt peaks where there is none, to a hidden beat."
         return float(self.false.sum() / max(1, self.asked.sum()))
 
     @property
@@ -254,16 +254,18 @@ class Placed:
         return _mean_of(self.error, np.isfinite(self.error))
 
 
-def place(rebuilt, times, keep, rate: float = 100.0, patches: int = 25) -> Placed:
+def place(rebuilt, times, keep, rate: float = 100.0, patches: int = 25, waves=None) -> Placed:
     """How `rebuilt (N, 1, T)`, of which the patches `keep (N, V)` were shown, places its beats.
 
-    `times (N, B)`: where they should be, in s, NaN for none.
+    `times (N, B)`: where they should be, in s, NaN for none; `waves (N, Q)`: peaks of the true ECG
+    beside which a rebuilt one is not false, whatever it is.
     """
     seconds, unseen = rebuilt.shape[-1] / rate, hidden(keep, patches)
     peaks = r_peaks(rebuilt[:, 0], rate)
     asked, counted = (_judged(o, unseen, seconds) for o in (times, peaks))
     gap = np.where(asked, nearest_gap(peaks, times), np.nan)
-    stray = np.nan_to_num(np.abs(nearest_gap(times, peaks)), nan=np.inf) > NEAR
+    right = (times,) if waves is None else (times, waves)
+    stray = np.all([np.nan_to_num(np.abs(nearest_gap(o, peaks)), nan=np.inf) > NEAR for o in right], 0)
     return Placed(gap, asked, GATE * _shorter(times), counted.sum(axis=1),
                   (counted & stray).sum(axis=1), _judged_seconds(unseen, seconds))
 
