@@ -7,7 +7,7 @@ import torch
 
 import biossl.evaluation.rebuilding as rebuilding
 from biossl.data.errors import RequestError
-from biossl.data.store import pack
+from biossl.data.store import pack, worst_quality
 from biossl.evaluation.controls import Trial
 from biossl.evaluation.knowledge import opened, runs_of
 from biossl.evaluation.rebuilding import columns, fold_of_people, row_trial, tested
@@ -127,6 +127,14 @@ def test_everybody_is_asked_of_the_model_that_never_saw_them(two_folds):
 def test_every_second_window_of_a_recording_can_be_asked_for(two_folds):
     all_, half = tested(two_folds), tested(two_folds, every=2)
     assert len(all_) / 2 <= len(half) < .7 * len(all_)
+
+
+def test_windows_in_which_a_signal_is_poor_can_be_left_out(two_folds):
+    all_, good = tested(two_folds), tested(two_folds, least=.9)
+    assert 0 < len(good) < len(all_)
+    longer = pack(two_folds[0].source()[0], rebuilding.longer(pairs), two_folds[0].source()[2])
+    kept = np.flatnonzero(worst_quality(longer) >= .9)
+    assert {o.tobytes() for o in good.pairs.ppg} <= {o.tobytes() for o in longer.arrays["ppg"][kept]}
 
 
 def test_folds_that_hang_on_a_task_are_refused(two_folds):

@@ -6,7 +6,7 @@
 __all__ = ['longer', 'fold_of_people', 'Tested', 'tested', 'row_models', 'row_trial', 'columns']
 
 # %% ../../nbs/evaluation/rebuilding.ipynb #38bc3455
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,10 +18,8 @@ from .timing import LongPairs
 # %% ../../nbs/evaluation/rebuilding.ipynb #d62905f3
 def longer(windowing, seconds: float = 1.0):
     "The windowing of the same signals, so many seconds longer and as they are, with both beats."
-    from biossl.data.store import Windowing
-    return Windowing(signals=windowing.signals, seconds=windowing.seconds + seconds,
-                     hop=windowing.hop, filters=windowing.filters, normalise="none",
-                     beats=("ecg", "ppg"), moments=False, flattest=windowing.flattest)
+    return replace(windowing, seconds=windowing.seconds + seconds, normalise="none",
+                   beats=("ecg", "ppg"), moments=False)
 
 
 def fold_of_people(runs) -> dict[str, int]:
@@ -53,13 +51,14 @@ class Tested:
     def __len__(self): return len(self.fold)
 
 
-def tested(runs, every: int = 1) -> Tested:
+def tested(runs, every: int = 1, least: float = 0.0) -> Tested:
     """The windows of all that the folds of `runs` test, `every` so many-th of a recording.
 
-    Recordings of which the pulses do not follow the beats are left out (or precede them, as the
+    Only those whose signals both have the `least` quality, over the model's window and what lies
+    around it. Recordings of which the pulses do not follow the beats are left out (or precede them, as the
     weak pulses of every second beat seem to), and windows with a gap.
     """
-    from biossl.data.store import pack
+    from biossl.data.store import pack, worst_quality
     from biossl.train.pretrain import thinned
     cohort, windowing, folder = runs[0].source()
     windows, fold_of = pack(cohort, longer(windowing), folder), fold_of_people(runs)
@@ -67,6 +66,7 @@ def tested(runs, every: int = 1) -> Tested:
     known = checked.loc[(checked["followed"] >= FOLLOWED) & (checked["median"] > 0), "recording"]
     fold = np.array([fold_of.get(o, -1) for o in windows.labels("subject").astype(str).tolist()])
     good = (fold >= 0) & ~windows.labels("gap").astype(bool)
+    if least: good &= worst_quality(windows) >= least
     rows = np.flatnonzero(good & np.isin(windows.labels("recording").astype(str), known))
     if not len(rows): raise RequestError("in no recording do pulses follow beats", where=runs[0].row)
     rows = thinned(windows, rows, every)
