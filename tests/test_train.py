@@ -725,6 +725,27 @@ def test_folds_of_a_cohort_let_one_pre_training_serve_all_its_tasks(pupil, monke
         assert shown in [set().union(*people.values()) - people[k, "rate"] for k in range(3)]
 
 
+def test_pre_training_may_see_the_same_people_in_windows_that_lie_closer(pupil, monkeypatch):
+    shown, train = [], launching.pretrain
+    def spy(method, windows, rows, *rest, **more):
+        shown.append((windows.windowing.hop, windows.labels("subject")[rows].tolist()))
+        return train(method, windows, rows, *rest, **more)
+    monkeypatch.setattr(launching, "pretrain", spy)
+    usual = pupil(split="cohort", folds=3)
+    close = [replace(o, schedule=o.schedule.but(hop=5.0)) for o in usual]
+    asked = [launched(o, workers=1).predictions for o in (usual, close)]
+    assert [o for o, _ in shown] == [10.0] * 3 + [5.0] * 3
+    for (_, few), (_, many) in zip(shown[:3], shown[3:]):
+        assert set(few) == set(many) and 1.5 * len(few) < len(many) < 2 * len(few)
+    assert len(asked[0]) and sorted(asked[0].window) == sorted(asked[1].window)
+    for fold, part in asked[1].groupby("fold"):
+        assert not set(part.subject) & set(shown[3 + fold][1])
+    chance = replace(usual[0], method="chance", hyper=())
+    assert chance.key == replace(chance, schedule=close[0].schedule).key
+    with pytest.raises(MethodError, match="no other windows of the same people"):
+        launched(pupil(schedule=close[0].schedule, split="window"))
+
+
 class Judged(Stand):
     "A store that tells how good its windows are, signal by signal."
     cohort = "judged"

@@ -49,6 +49,7 @@ class _Job:
     home: str
     device: str
     weights: str = ""   # of an origin that is only to be pre-trained: where its weights will lie
+    dense: str = ""     # of the store that pre-training sees, if it is another one
 
     @property
     def target(self) -> Path: return Path(self.weights or Path(self.home) / "runs" / self.key)
@@ -57,16 +58,20 @@ class _Job:
     def pretrains(self) -> bool: return self.run.pretrains
 
     @property
+    def shown(self) -> str: return self.dense or self.folder
+
+    @property
     def many(self) -> bool: return self.task.kind == "multilabel"
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _opened(folder): return open_windows(folder)
 
 # %% ../../nbs/train/launch.ipynb #a2ac7e3d
 def _seen(job, train, test) -> np.ndarray:
     "The rows that pre-training sees."
-    return pretraining_rows(job.run, _opened(job.folder), train, test)
+    dense = _opened(job.dense) if job.dense else None
+    return pretraining_rows(job.run, _opened(job.folder), train, test, dense)
 
 
 def _pretrained(job, train, test):
@@ -80,7 +85,7 @@ def _pretrained(job, train, test):
     if not folder.is_dir():
         method = run.build()
         losses = pretrain(
-            method, _opened(job.folder), rows, run.schedule, seed=run.seed, device=job.device,
+            method, _opened(job.shown), rows, run.schedule, seed=run.seed, device=job.device,
             checkpoint=Path(job.home) / "checkpoints" / folder.name)
         _keep(folder, method, losses, _diagnosed(job, method, rows))
     return load_method(folder / "method"), _losses(folder), _diagnosis(folder)
@@ -108,13 +113,13 @@ def _diagnosed(job, method, rows, most: int = 256) -> dict[str, float]:
     "What the method says of itself on some of the windows that it was trained on."
     taken = np.sort(np.random.default_rng(job.run.seed).permutation(rows)[:most])
     batch = {k: as_tensor(v, job.device)
-             for k, v in _opened(job.folder).batch(taken, method.keys).items()}
+             for k, v in _opened(job.shown).batch(taken, method.keys).items()}
     with torch.no_grad(): return method.to(job.device).eval().diagnose(batch)
 
 
 def _weights(job, rows) -> Path:
     "Where the weights lie that are pre-trained on `rows` for this job."
-    return Path(job.home) / "weights" / weights_key(job.run, job.data, rows, job.device)
+    return Path(job.home) / "weights" / weights_key(job.run, Path(job.shown).name, rows, job.device)
 
 
 def _keep(folder, method, losses, diagnosis):
@@ -403,7 +408,7 @@ def _together(group, stage) -> dict:
 def _pretrain_together(group, sides):
     "Leave the weights of all jobs of the group where each looks for them."
     job, rows, methods = group[0][0], [o for _, o in group], [o.run.build() for o, _ in group]
-    losses = pretrain_stack(methods, _opened(job.folder), rows, job.run.schedule,
+    losses = pretrain_stack(methods, _opened(job.shown), rows, job.run.schedule,
                             **_together(group, "pretrain"))
     for (o, own), method, said in zip(group, methods, losses):
         _keep(_weights(o, own), method, said, _diagnosed(o, method, own))
@@ -502,18 +507,26 @@ def _prepare(runs, workers, device):
     "Jobs of all runs whose windows can be packed, and failures of the others."
     stores, jobs, failures = {}, [], []
     for run in runs:
-        source = (run.cohort, run.options, run.windowing)
         try:
-            if isinstance(stores.get(source), Exception): raise stores[source]
-            if source not in stores: stores[source] = _packed(run, workers)
-            cohort, windows = stores[source]
+            cohort, windows = _packed_once(run, workers, stores)
+            dense = ""
+            if run.pretrains and run.densely != run:
+                dense = str(_packed_once(run.densely, workers, stores)[1].folder)
             key = run_key(run, windows.key, device)
             jobs.append(_Job(run.on(device), key, windows.key, str(windows.folder),
-                             cohort.task(run.task), str(home()), device))
-        except Exception as e:
-            if source not in stores: stores[source] = e
-            failures.append(_failure(run, e))
+                             cohort.task(run.task), str(home()), device, dense=dense))
+        except Exception as e: failures.append(_failure(run, e))
     return jobs, failures
+
+
+def _packed_once(run, workers, stores):
+    "What `_packed` gives or raises, found in `stores` the next time."
+    source = (run.cohort, run.options, run.windowing)
+    if source not in stores:
+        try: stores[source] = _packed(run, workers)
+        except Exception as e: stores[source] = e
+    if isinstance(stores[source], Exception): raise stores[source]
+    return stores[source]
 
 
 def _packed(run, workers):
@@ -552,7 +565,7 @@ def _shared(job) -> str:
     if job.pretrains and not (run.origins and run.judge == "finetune"):
         facts |= {o: getattr(run, o) for o in ("task", "split", "folds", "fold")}
         if run.split == "cohort": del facts["task"]
-        facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every", "gate")}
+        facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every", "gate", "hop")}
     elif run.judge == "finetune": return job.key
     return hashed(facts)
 

@@ -46,6 +46,7 @@ class Schedule:
     tune_fall: float = 1.0                             # share of the rates left at the end (cosine)
     sees: str = "train"                                # pre-training: or "all", test windows too
     gate: float = 0.0                                  # of pre-training: least quality of a window
+    hop: float = 0.0                                   # of pre-training: s between windows, if others
     select: str = "last"                               # epoch of many labels: or best on a part
     thresholds: str = "inner"                          # of many labels: the part they are found on
 
@@ -111,6 +112,7 @@ class Schedule:
         if self.precision != "float32": told.append(self.precision)
         if self.optimiser != "adamw": told.append(f"{self.optimiser} with L2")
         if self.sees != "train": told.append("test recordings seen")
+        if self.hop: told.append(f"windows every {self.hop:g} s")
         if self.gate: told.append(f"windows of quality {self.gate:g} or more")
         if self.weight_decay != 0.01: told.append(f"weight decay {self.weight_decay:g}")
         return told

@@ -80,6 +80,12 @@ class Run:
         return cohort, self.windowing, locate(cohort)
 
     @property
+    def densely(self) -> "Run":
+        "Itself, on windows as far apart as its schedule has them for pre-training."
+        hop = self.schedule.hop or self.windowing.hop
+        return replace(self, windowing=replace(self.windowing, hop=hop))
+
+    @property
     def config(self) -> dict:
         "The method's hyper-parameters, defaults spelled out, rates and seconds from the windowing."
         return asdict(get_config(self.method, **self._hyper))
@@ -131,7 +137,7 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
 def _later(run) -> dict:
     "What schedules learned to say later, where it is not as usual: older keys stay as they were."
     told = dict(tune_batch=run.judge == "finetune", tune_fall=run.judge == "finetune",
-                sees=run.pretrains, gate=run.pretrains, select=run.judge == "finetune")
+                sees=run.pretrains, gate=run.pretrains, hop=run.pretrains, select=run.judge == "finetune")
     usual = Schedule()
     return {o: getattr(run.schedule, o) for o, matters in told.items()
             if matters and getattr(run.schedule, o) != getattr(usual, o)}
@@ -203,13 +209,21 @@ def folds_of_all(run, windows) -> np.ndarray:
     return cohort_folds(_in_sight(windows.labels("subject").astype(str)), strata, run.folds, run.seed)
 
 
-def pretraining_rows(run: Run, windows, train, test) -> np.ndarray:
+def pretraining_rows(run: Run, windows, train, test, dense=None) -> np.ndarray:
     """The rows that pre-training sees: all windows of the training subjects, labelled or not.
 
     Where folds are a cohort's own, those of everybody outside the fold, whatever the task. Windows
     of less quality than the schedule's `gate` are left out, and of each recording all but every
-    so many-th. Raises `SplitError` if one of the test subjects is among them.
+    so many-th. With `dense`, the same people's windows at the schedule's `hop`, they are rows of
+    those. Raises `SplitError` if one of the test subjects is among them.
     """
+    rows = _rows_of_training(run, windows, train, test)
+    if dense is not None: windows, rows = dense, _rows_of_people(run, windows, rows, test, dense)
+    return thinned(windows, gated(windows, rows, run.schedule.gate), run.schedule.every)
+
+
+def _rows_of_training(run, windows, train, test) -> np.ndarray:
+    "All rows of the training side, before any is left out."
     schedule = run.schedule
     if schedule.sees == "all": rows = np.arange(len(windows))
     elif run.split == "cohort":
@@ -217,7 +231,19 @@ def pretraining_rows(run: Run, windows, train, test) -> np.ndarray:
         subjects = windows.labels("subject").astype(str)
         assert_disjoint(subjects[rows], subjects[test], what="pre-training")
     else: rows = train if run.split != "subject" else unlabelled(windows, train, test)
-    return thinned(windows, gated(windows, rows, schedule.gate), schedule.every)
+    return rows
+
+
+def _rows_of_people(run, windows, rows, test, dense) -> np.ndarray:
+    "All rows of `dense` that are of the subjects of the `rows` of `windows`."
+    if run.split not in ("subject", "cohort"):
+        raise RequestError(f"folds by {run.split} have no other windows of the same people",
+                           where=run.row, field="hop", remedy="a split by subject, or by cohort")
+    subjects, there = (o.labels("subject").astype(str) for o in (windows, dense))
+    found = np.flatnonzero(np.isin(there, np.unique(subjects[rows])))
+    if run.schedule.sees != "all":
+        assert_disjoint(there[found], subjects[test], what="pre-training")
+    return found
 
 
 def _folds_of_many(run, windows, truth, task):
