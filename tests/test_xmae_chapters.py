@@ -15,10 +15,10 @@ from biossl.evaluation.tasks import foremost, leads, tally, together
 from biossl.methods.contract import get_config, method_class
 from biossl.methods.external import ABSENT
 from biossl.papers.xmae import changes, learners, pairs, pilot, plateau, switches, variants
-from biossl.papers.xmae_transfer import known, outside, rows, told
+from biossl.papers.xmae_transfer import efficiency, known, outside, rows, told
 from biossl.train.runs import pretraining_rows, split_rows, weights_key
 
-TABLES = (plateau, switches, *told, *known)
+TABLES = (plateau, switches, *told, *known, *efficiency)
 
 
 def run_of(table, row, profile="smoke", fold=0):
@@ -39,6 +39,17 @@ def test_the_transfers_rows_are_the_rivals_that_were_promised():
     assert names > {o for o, *_ in learners} and "Supervised" in names and len(rows) == 19
     assert all(method_class(o.method).trains for o in rows[:len(learners)])
     assert not any(method_class(o.method).trains for o in rows[len(learners):])
+
+
+def test_less_data_is_fewer_windows_of_all_the_people(home):
+    table = efficiency[0]
+    assert table.task == "af" and len(table.rows) == 14
+    whole, third, few = (run_of(table, f"xMAE{o}") for o in ("", ", 30 %", ", 3 %"))
+    windows, task = opened(whole)
+    seen = [pretraining_rows(o, windows, *split_rows(o, windows, task)) for o in (whole, third, few)]
+    people = [set(windows.labels("subject")[o]) for o in seen]
+    assert people[0] == people[1] == people[2] and set(seen[2]) < set(seen[1]) < set(seen[0])
+    assert [o.schedule.but(every=1) for o in (third, few)] == [whole.schedule] * 2
 
 
 def test_a_published_encoder_without_weights_says_so_and_the_others_go_on(home, monkeypatch):
