@@ -22,10 +22,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=f">={cfg['min_python']}",
-    # The papers' tables have one home, nbs/published, and are installed as biossl/published.
-    packages=[*find_packages(include=["biossl", "biossl.*"]), "biossl.published"],
-    package_dir={"biossl.published": "nbs/published"},
-    package_data={"biossl.published": ["*.csv", "*.md"]},
+    # The papers' tables and the prompts have one home each, nbs/published and nbs/prompts, and are
+    # installed as biossl/published and biossl/prompts.
+    packages=[*find_packages(include=["biossl", "biossl.*"]), "biossl.published", "biossl.prompts"],
+    package_dir={"biossl.published": "nbs/published", "biossl.prompts": "nbs/prompts"},
+    package_data={"biossl.published": ["*.csv", "*.md"], "biossl.prompts": ["*.json"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "book": cfg["book_requirements"].split(),

@@ -34,6 +34,8 @@ def test_wheel_holds_every_module_and_the_published_tables(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     tables = below("nbs/published", ".csv")
     assert tables and {f"biossl/published/{o}" for o in tables} <= names
+    prompts = below("nbs/prompts", ".json")
+    assert prompts and {f"biossl/prompts/{o}" for o in prompts} <= names
     assert {f"biossl/{o}" for o in below("biossl", ".py")} <= names
     assert not [o for o in names if o.startswith(("tests", "nbs", "figures"))]
 
@@ -58,6 +60,8 @@ def test_wheel_is_imported_away_from_the_repository(wheel, tmp_path):
             "    importlib.import_module(o.name)\n"
             "from biossl.evaluation.tables import published_folder\n"
             "assert 'site' in str(published_folder()) and any(published_folder().glob('*.csv'))\n"
+            "from biossl.evaluation.prompts import prompts, prompts_folder\n"
+            "assert 'site' in str(prompts_folder()) and len(prompts('csn')) == 38\n"
             "print(biossl.__version__)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,
                           text=True)
