@@ -105,3 +105,36 @@ def write_beating_perform(folder, people, seconds=65):
             names.append(name)
         (inner / "RECORDS").write_text("\n".join(names) + "\n")
     return Path(folder)
+
+
+MIMIC_IV_ORDER = "I II III aVR aVF aVL V1 V2 V3 V4 V5 V6".split()  # aVF before aVL
+
+
+def write_mimic_iv_ecg(folder, studies, *, seed=0):
+    """MIMIC-IV-ECG's layout; `studies`: dictionaries of subject, study, reports and what deviates.
+
+    The reports stand in the opposite order of the list. Gives the samples `(samples, 12)` by study.
+    """
+    folder, told, listed, waves_of = Path(folder), [], [], {}
+    for i, o in enumerate(studies):
+        place = f"files/p{o['subject'] // 10_000}/p{o['subject']}/s{o['study']}"
+        if o.get("here", True):
+            leads = o.get("leads", MIMIC_IV_ORDER)
+            waves_of[o["study"]] = write_wfdb(
+                folder / place, str(o["study"]), [(lead, o.get("unit", "mV")) for lead in leads],
+                o.get("rate", 500), samples=o.get("samples", 5000), seed=seed + i,
+                values=o.get("values"), comments=[f"<subject_id>: {o['subject']}"])
+        who = f"{o['subject']},{o['study']}"
+        listed.append(f"{who},{o['study']},2180-07-23 08:44:00,{place}/{o['study']}")
+        reports = [*o["reports"], *[""] * (18 - len(o["reports"]))]
+        if not o.get("untold"): told.append(f"{who},6848296,2180-07-23 08:44:00," + ",".join(
+            f'"{line}"' for line in reports) + ",0.005-150 Hz,,659,40,128,170,258,518,81,77,65")
+    head = [f"report_{i}" for i in range(18)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "record_list.csv").write_text("\n".join(
+        ["subject_id,study_id,file_name,ecg_time,path", *listed]) + "\n")
+    (folder / "machine_measurements.csv").write_text("\n".join([",".join(
+        ["subject_id", "study_id", "cart_id", "ecg_time", *head, "bandwidth", "filtering",
+         "rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis",
+         "t_axis"]), *told[::-1]]) + "\n")
+    return waves_of
