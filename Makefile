@@ -11,7 +11,7 @@ PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 COHORT_09_ssltsg_fusion  ?= open_12lead
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
-OPTIONS_09_ssltsg_fusion ?= -p also ""
+OPTIONS_09_ssltsg_fusion ?= -p also switches
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 
