@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import types
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
@@ -406,3 +407,282 @@ def test_hidden_words_do_not_reach_the_encoder():
     assert encoded.targets.hidden.sum() == 6
     assert (moved[ids[0]] == ~encoded.targets.hidden[0]).all() and moved[4:10].all()
     assert moved.sum() == 14 + 6
+
+
+# ---- the decoder
+
+def as_torchs_decoder(block):
+    "A decoder's block as torch's own, of the same weights."
+    own = nn.TransformerDecoderLayer(16, 2, 32, 0., "gelu", batch_first=True, norm_first=True)
+    state = {f"norm{i + 1}.{k}": v for i, o in enumerate(block.norms) for k, v in o.state_dict().items()}
+    for name, look in zip(("self_attn", "multihead_attn"), block.looks):
+        state |= {f"{name}.in_proj_weight": look.taken.weight, f"{name}.in_proj_bias": look.taken.bias,
+                  f"{name}.out_proj.weight": look.given.weight, f"{name}.out_proj.bias": look.given.bias}
+    for name, layer in (("linear1", block.think[0]), ("linear2", block.think[2])):
+        state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
+    own.load_state_dict(state)
+    return own.eval()
+
+
+def asked(tokenizer, seed=0, **options):
+    "A text encoder, a decoder, and what the first makes of reports with hidden words."
+    text = encoder(tokenizer, seed=seed, **options)
+    decoder = SentinelDecoder(16, 2, 2, 32, 0.).eval()
+    return text, decoder, text.encode(REPORTS, .3, draw(seed))
+
+
+@pytest.mark.parametrize("kind", ["token", "span"])
+def test_decoder_agrees_with_torchs_own(tokenizer, kind):
+    text, decoder, encoded = asked(tokenizer, sentinel=kind)
+    said = encoded.targets.sequence
+    begun = torch.cat([torch.full((len(said), 1), FITTED.start), said[:, :-1]], 1)
+    x = text.reader.table[begun] + decoder.places.table[:said.shape[1]]
+    later = nn.Transformer.generate_square_subsequent_mask(said.shape[1]) < 0
+    with torch.no_grad():
+        for block in decoder.blocks:
+            x = as_torchs_decoder(block)(x, encoded.tokens, later,
+                                         memory_key_padding_mask=~encoded.mask)
+        logits = decoder.last(x) @ text.reader.table.T
+        assert torch.allclose(decoder.logits(text, encoded), logits, atol=1e-4)
+        loss = plain_text_loss(logits, said, encoded.targets.counted)
+        assert decoder(text, encoded).item() == pytest.approx(loss, rel=1e-4)
+
+
+def test_a_word_is_asked_for_before_it_is_told(tokenizer):
+    text, decoder, encoded = asked(tokenizer)
+    with torch.no_grad(): before = decoder.logits(text, encoded)
+    for at in range(encoded.targets.sequence.shape[1]):
+        told = encoded.targets.sequence.clone()
+        told[:, at] = (told[:, at] + 7) % 300
+        with torch.no_grad():
+            after = decoder.logits(text, replace(encoded, targets=replace(encoded.targets, sequence=told)))
+        same = (after - before).abs().amax((0, 2)) < 1e-6
+        assert same[:at + 1].all() and not same[at + 1:at + 2].any()
+
+
+def test_decoder_looks_at_the_encoder_and_not_at_padding(tokenizer):
+    text, decoder, encoded = asked(tokenizer)
+    with torch.no_grad():
+        before = decoder.logits(text, encoded)
+        for where, same in ((~encoded.mask, True), (encoded.mask, False)):
+            other = encoded.tokens + 3 * torch.randn(encoded.tokens.shape) * where[..., None]
+            after = decoder.logits(text, replace(encoded, tokens=other))
+            assert torch.allclose(after, before, atol=1e-5) is same
+
+
+def test_the_answer_at_a_hidden_words_own_place(tokenizer):
+    text = encoder(tokenizer)
+    head, encoded = WordHead(16), text.encode(REPORTS, .3, draw())
+    logits = head.think(encoded.tokens) @ text.reader.table.T
+    truth = torch.from_numpy(tokenizer(REPORTS)).long()
+    loss = plain_text_loss(logits, truth, encoded.targets.hidden)
+    assert head(text, encoded).item() == pytest.approx(loss, rel=1e-4)
+    spans = encoder(tokenizer, sentinel="span")
+    with pytest.raises(MethodError, match="place of their own"):
+        head(spans, spans.encode(REPORTS, .3, draw()))
+
+
+@pytest.mark.parametrize("kind", ["seq2seq", "mlm"])
+def test_every_weight_is_reached_and_a_text_without_words_is_no_nan(tokenizer, kind):
+    text = encoder(tokenizer)
+    head = new_reconstruction(kind, 16)
+    encoded = text.encode([*REPORTS, "窦性"], .15, draw())
+    assert not encoded.pooled[-1].any() and not encoded.targets.hidden[-1].any()
+    loss = head(text, encoded)
+    alone = head(text, text.encode(REPORTS, .15, draw()))
+    (loss + encoded.pooled.square().sum()).backward()
+    weights = [*text.named_parameters(), *head.named_parameters()]
+    assert not [k for k, p in weights if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert torch.isfinite(alone)
+
+
+def test_hidden_words_are_learned(tokenizer):
+    torch.manual_seed(0)
+    text, decoder = TextEncoder.scratch(tokenizer, TINY), SentinelDecoder(16, 1, 2, 32, 0.)
+    optimiser = torch.optim.Adam([*text.parameters(), *decoder.parameters()], 1e-2)
+    g, first = draw(), None
+    for _ in range(60):
+        loss = decoder(text, text.encode(REPORTS, .15, g))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        first = first or loss.item()
+    assert loss.item() < first * .75
+
+
+def test_same_seed_same_loss_bit_for_bit(tokenizer):
+    losses = []
+    for seed in (3, 3, 4):
+        text, decoder, encoded = asked(tokenizer, seed)
+        losses.append(decoder(text, encoded).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_no_other_way_to_reconstruct():
+    with pytest.raises(MethodError, match="seq2seq or mlm"): new_reconstruction("t5", 16)
+
+
+# ---- kept and asked wrongly
+
+def test_the_tokenizer_is_kept_among_the_weights(tokenizer, tmp_path):
+    from safetensors.torch import load_file, save_file
+    text, other = encoder(tokenizer), encoder(seed=1)
+    save_file(text.state_dict(), tmp_path / "w.safetensors")
+    other.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    assert other.tokenizer == tokenizer and torch.equal(other(REPORTS), text(REPORTS))
+    save_file(encoder().state_dict(), tmp_path / "none.safetensors")
+    fresh = encoder(seed=1)
+    fresh.load_state_dict(load_file(tmp_path / "none.safetensors"))
+    assert fresh.tokenizer is None
+
+
+def test_what_an_encoder_refuses(tokenizer):
+    text = encoder(tokenizer)
+    with pytest.raises(MethodError, match="no tokenizer"): encoder().encode(REPORTS)
+    with pytest.raises(MethodError, match="S <= 128"): text.encode(np.zeros((1, 129), int))
+    with pytest.raises(MethodError, match="shape"): text.encode(np.zeros(5, int))
+    with pytest.raises(MethodError, match="generator"): text.encode(REPORTS, .15)
+    with pytest.raises(MethodError, match="1.5"): text.encode(REPORTS, 1.5, draw())
+    with pytest.raises(MethodError, match="has 110"):
+        encoder(size=replace(TINY, vocabulary=110)).tokenizer = tokenizer
+    with pytest.raises(MethodError, match="reads 16"):
+        encoder(size=replace(TINY, longest=16)).tokenizer = tokenizer
+
+
+# ---- a folder with a model
+
+WORDS = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm", "normal", "ec",
+         "##g", "."]
+
+
+class StubModel(nn.Module):
+    "What is used of a model of BERT's kind: two layers, a pooler, the names of its parts."
+    def __init__(self, width=8):
+        super().__init__()
+        self.config = SimpleNamespace(hidden_size=width, max_position_embeddings=32)
+        self.word_embeddings = nn.Embedding(len(WORDS), width)
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.pooler = nn.Linear(width, width)
+
+    def get_input_embeddings(self): return self.word_embeddings
+
+    def forward(self, inputs_embeds, attention_mask):
+        x = inputs_embeds * attention_mask[..., None]
+        for layer in self.encoder.layer: x = x + layer(x).tanh()
+        pooled = None if self.pooler is None else self.pooler(x[:, 0]).tanh()
+        return SimpleNamespace(last_hidden_state=x, pooler_output=pooled)
+
+
+def stub_folder(folder, monkeypatch, missing=()):
+    "A folder, and a package `transformers` that reads it from there and from nowhere else."
+    from tokenizers import Tokenizer as Model, models, normalizers, pre_tokenizers, processors
+    backend = Model(models.WordPiece({o: i for i, o in enumerate(WORDS)}, unk_token="[UNK]"))
+    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
+    torch.manual_seed(0)
+    for name in ("config.json", "vocab.txt", "model.safetensors"): (folder / name).write_text("{}")
+
+    def read(path, local_files_only, output_loading_info=False):
+        assert path == folder and local_files_only
+        if not output_loading_info: return SimpleNamespace(backend_tokenizer=backend)
+        return StubModel(), dict(missing_keys=set(missing))
+    auto = SimpleNamespace(from_pretrained=read)
+    package = types.ModuleType("transformers")
+    package.AutoTokenizer = package.AutoModel = auto
+    monkeypatch.setitem(sys.modules, "transformers", package)
+
+
+def real_folder(folder, monkeypatch):
+    "A folder that `transformers` itself wrote."
+    package = pytest.importorskip("transformers", reason="transformers is not installed")
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    config = package.BertConfig(vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2,
+                                num_attention_heads=2, intermediate_size=16,
+                                max_position_embeddings=32)
+    torch.manual_seed(0)
+    package.BertModel(config).save_pretrained(folder)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+
+
+FOLDERS = pytest.mark.parametrize("written", [stub_folder, real_folder], ids=["stub", "transformers"])
+
+
+@FOLDERS
+@pytest.mark.parametrize("pool", ["pooler", "cls", "mean"])
+def test_a_folder_is_read(written, pool, tmp_path, monkeypatch):
+    written(tmp_path, monkeypatch)
+    text = TextEncoder.from_folder(tmp_path, frozen=1, pool=pool).eval()
+    assert text.width == 8 and text.reader.longest == text.tokenizer.longest == 32
+    ids = text.ids(["Sinus rhythm.", "normal ECG", "ритм"])
+    assert ids.tolist() == [[3, 6, 7, 11, 4], [3, 8, 9, 10, 4], [3, 2, 4, 0, 0]]
+    whole = text.encode(ids)
+    assert torch.allclose(text(["ритм"])[0], whole.pooled[2], atol=1e-6)
+    model = text.reader.model
+    out = model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=(ids != 0).long())
+    plain = dict(pooler=out.pooler_output, cls=out.last_hidden_state[:, 0],
+                 mean=torch.stack([*out.last_hidden_state[:2, 1:4].mean(1), torch.zeros(8)]))[pool]
+    assert torch.equal(whole.tokens, out.last_hidden_state)
+    assert torch.allclose(whole.pooled, plain, atol=1e-6)
+
+
+@FOLDERS
+def test_sentinels_of_a_folder_have_vectors_that_learn(written, tmp_path, monkeypatch):
+    written(tmp_path, monkeypatch)
+    text = TextEncoder.from_folder(tmp_path, frozen="all").eval()
+    assert text.vocabulary == Vocabulary(12, 0, 2, 3, 4, sentinel=12)
+    for kind in ("token", "span"):
+        text.sentinel = kind
+        encoded = text.encode(["sinus rhythm. normal ecg."] * 8, .5, draw())
+        loss = SentinelDecoder(8, 1, 2)(text, encoded) + encoded.pooled.sum()
+        text.zero_grad()
+        loss.backward()
+        moved = text.reader.sentinels.weight.grad.any(1)
+        assert moved[:2].all() and not moved[8:].any()
+        assert not [k for k, p in text.reader.model.named_parameters() if p.grad is not None]
+
+
+@FOLDERS
+@pytest.mark.parametrize("frozen,still", [("all", {0, 1}), (2, {0, 1}), (1, {0}), (0, set())])
+def test_layers_that_stay_as_they_are(written, frozen, still, tmp_path, monkeypatch):
+    written(tmp_path, monkeypatch)
+    model = TextEncoder.from_folder(tmp_path, frozen).reader.model
+    for i, layer in enumerate(model.encoder.layer):
+        assert {p.requires_grad for p in layer.parameters()} == {i not in still}
+    others = [p.requires_grad for k, p in model.named_parameters() if "encoder.layer" not in k]
+    assert set(others) == {frozen != "all"}
+
+
+@pytest.mark.parametrize("gone", ["config.json", "vocab.txt", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused_by_its_name(gone, tmp_path, monkeypatch):
+    stub_folder(tmp_path, monkeypatch)
+    (tmp_path / gone).unlink()
+    with pytest.raises(MethodError, match=f"has no .*{gone}.*whole published folder"):
+        TextEncoder.from_folder(tmp_path)
+
+
+def test_weights_that_a_folder_lacks_are_not_made_up(tmp_path, monkeypatch):
+    stub_folder(tmp_path, monkeypatch, missing=["pooler.dense.weight"])
+    with pytest.raises(MethodError, match="lacks weights: pooler.dense.weight"):
+        TextEncoder.from_folder(tmp_path, 0)
+    TextEncoder.from_folder(tmp_path, 0, pool="cls")
+    stub_folder(tmp_path, monkeypatch, missing=["encoder.layer.1.x"])
+    with pytest.raises(MethodError, match="encoder.layer.1.x"):
+        TextEncoder.from_folder(tmp_path, 0, pool="cls")
+
+
+def test_what_a_folder_is_asked_wrongly(tmp_path, monkeypatch):
+    with pytest.raises(MethodError, match="is no folder"): TextEncoder.from_folder(tmp_path / "no")
+    stub_folder(tmp_path, monkeypatch)
+    for frozen in (3, -1, "some"):
+        with pytest.raises(MethodError, match="of 2 layers"): TextEncoder.from_folder(tmp_path, frozen)
+    with pytest.raises(MethodError, match="pool"): TextEncoder.from_folder(tmp_path, 0, pool="max")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MethodError, match="transformers.*pip install"):
+        TextEncoder.from_folder(tmp_path)
+
+
+def test_unreadable_weights_of_a_folder_are_refused(tmp_path, monkeypatch):
+    real_folder(tmp_path, monkeypatch)
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(MethodError, match="cannot be read"): TextEncoder.from_folder(tmp_path, 0)

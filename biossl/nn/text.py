@@ -7,7 +7,7 @@ __all__ = ['TEXT_SIZES', 'FOLDER_POOLS', 'TextSize', 'heard', 'TextBlock', 'word
            'Encoded', 'TextEncoder', 'text_loss', 'SentinelDecoder', 'WordHead', 'new_reconstruction']
 
 # %% ../../nbs/nn/text.ipynb #72d9873f
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -108,8 +108,8 @@ class FolderReader(nn.Module):
         super().__init__()
         self.model, self.pool, self.longest = model, pool, longest
         self.width, self.first = model.config.hidden_size, vocabulary.sentinel
-        mine = slice(self.first, self.first + vocabulary.sentinels)
-        self.sentinels = nn.Embedding.from_pretrained(self.table[mine].detach().clone(), False)
+        self.sentinels = nn.Embedding(vocabulary.sentinels, self.width)
+        nn.init.normal_(self.sentinels.weight, std=float(self.table.detach().std()))
         if pool != "pooler": model.pooler = None
         freeze(model, frozen)
 
@@ -126,7 +126,7 @@ class FolderReader(nn.Module):
         "The vectors of pieces or sentinels `ids (N, S)`."
         number = ids - self.first
         there = (number >= 0) & (number < self.sentinels.num_embeddings)
-        return torch.where(there[..., None], self.sentinels(number * there), self.words(ids))
+        return torch.where(there[..., None], self.sentinels(number * there), self.words(ids * ~there))
 
     def forward(self, vectors, mask, words):
         "The tokens `(N, S, width)` and the summary `(N, width)`."
@@ -138,7 +138,9 @@ class FolderReader(nn.Module):
 
 def freeze(model, layers: int | str):
     "Stop the first `layers` of a model of BERT's kind from learning, or `all` of it."
-    known = model.encoder.layer
+    try: known = model.encoder.layer
+    except AttributeError as e:
+        raise MethodError(f"{type(model).__name__} is no model of BERT's kind") from e
     if layers != "all" and not (isinstance(layers, int) and 0 <= layers <= len(known)):
         raise MethodError(f"cannot freeze {layers} of {len(known)} layers", field="frozen",
                           remedy=f"all, or a number up to {len(known)}")
@@ -167,11 +169,12 @@ def _read_folder(path: Path):
     package = _transformers()
     try:
         tokenizer = package.AutoTokenizer.from_pretrained(path, local_files_only=True)
+        backend = tokenizer.backend_tokenizer
         model, told = package.AutoModel.from_pretrained(path, local_files_only=True,
                                                         output_loading_info=True)
     except Exception as e:   # whatever its many formats raise
         raise MethodError(f"cannot be read: {e}", where=path, remedy=whole) from e
-    return tokenizer.backend_tokenizer, model, sorted(told["missing_keys"])
+    return backend, model, sorted(told["missing_keys"])
 
 # %% ../../nbs/nn/text.ipynb #6612f62d
 @dataclass(frozen=True)
@@ -211,8 +214,6 @@ class TextEncoder(nn.Module):
                               remedy="copy the whole published folder, or pool='cls'")
         longest = min(longest, model.config.max_position_embeddings)
         vocabulary = Tokenizer(backend.to_str()).vocabulary
-        if not vocabulary.sentinels:
-            raise MethodError("has no unused pieces to take as sentinels", where=path)
         reader = FolderReader(model, vocabulary, frozen, pool, longest)
         return cls(reader, vocabulary, padded(backend, vocabulary, longest), sentinel)
 
@@ -224,9 +225,12 @@ class TextEncoder(nn.Module):
     @tokenizer.setter
     def tokenizer(self, tokenizer: Tokenizer):
         theirs, rows = tokenizer.vocabulary, len(self.reader.table)
-        if theirs.size > rows or theirs.special != self.vocabulary.special:
+        if theirs.size > rows or replace(theirs, size=0) != replace(self.vocabulary, size=0):
             raise MethodError(f"numbers {theirs.size} pieces, the encoder has {rows}",
                               field="tokenizer", remedy="fit_tokenizer with the encoder's size")
+        if tokenizer.longest > self.reader.longest:
+            raise MethodError(f"keeps {tokenizer.longest} tokens of a text, the encoder reads "
+                              f"{self.reader.longest}", field="longest")
         self._tokenizer = tokenizer
 
     def get_extra_state(self):
@@ -280,6 +284,7 @@ class TextEncoder(nn.Module):
 # %% ../../nbs/nn/text.ipynb #f710eb42
 def text_loss(logits, truth, counted):
     "Cross-entropy of `logits (N, L, V)` and `truth (N, L)` where `counted`: mean of means."
+    truth = truth.masked_fill(~counted, 0)   # a sentinel may have no logit
     each = F.cross_entropy(logits.float().flatten(0, 1), truth.flatten(), reduction="none")
     each = each.view(truth.shape).masked_fill(~counted, 0).sum(1) / counted.sum(1).clamp(min=1)
     return each.sum() / counted.any(1).sum().clamp(min=1)

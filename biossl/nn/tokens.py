@@ -6,7 +6,6 @@
 __all__ = ['FITTED', 'LEVELS', 'Vocabulary', 'Tokenizer', 'padded', 'fit_tokenizer', 'trimmed']
 
 # %% ../../nbs/nn/tokens.ipynb #4e6336e9
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,15 +85,6 @@ def _learned(texts: Sequence[str], size: int, level: str, least: int) -> list[st
     return [o for o, _ in sorted(learner.get_vocab().items(), key=lambda o: o[1])]
 
 # %% ../../nbs/nn/tokens.ipynb #57526570
-def _longest_row(numbers: Sequence[int]) -> tuple[int, int]:
-    "Where the longest row of consecutive `numbers` begins, and how long it is."
-    best, first, count = (0, 0), 0, 0
-    for number in sorted(numbers):
-        first, count = (first, count + 1) if number == first + count else (number, 1)
-        if count > best[1]: best = first, count
-    return best
-
-
 def _checked(texts) -> list[str]:
     "`texts` (or the one) as a list; raises `MethodError` if there are none, or one is no text."
     texts = [texts] if isinstance(texts, str) else list(texts)
@@ -123,15 +113,13 @@ class Tokenizer:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        "Its special numbers; raises `MethodError` if one of them is missing."
+        "Its special numbers, sentinels last if it has none; raises `MethodError` if one is missing."
         known = self.model.get_vocab()
         if missing := [o for o in _NAMES if o not in known]:
             raise MethodError(f"knows no {', '.join(missing)}", field="tokenizer",
                               remedy="a vocabulary of BERT's kind")
-        named = [i for o, i in known.items() if re.fullmatch(r"\[(S|unused)\d+\]", o)]
-        first, count = _longest_row(named)
-        return Vocabulary(1 + max(known.values()), *(known[o] for o in _NAMES), first,
-                          min(count, 100))
+        size = 1 + max(known.values())
+        return Vocabulary(size, *(known[o] for o in _NAMES), known.get("[S1]", size))
 
     @property
     def longest(self) -> int:
