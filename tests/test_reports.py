@@ -3,18 +3,25 @@ import json
 import re
 from pathlib import Path
 
+import layouts_12lead
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import biossl
+from biossl.cohorts.open_12lead import OpenTwelveLead
+from biossl.cohorts.ptb_xl import PtbXl
+from biossl.cohorts.registry import locate
+from biossl.cohorts.simulated_12lead import Simulated12Lead
 from biossl.cohorts.statements import AXIS_CODES, PTB_XL_CODES, SCORED
 from biossl.data.clauses import CODES, GROUPS, STATEMENTS, implied, kin, narrower, statement_names
 from biossl.data.errors import RecordingError, RequestError, SplitError
 from biossl.data.reports import (EMPTY, FIRST, FOREIGN, NO_REPORT, SHORT, assert_withheld, cleaned,
                                  enough_words, from_statements, repaired, report_fault,
                                  report_stream, sift, spoken)
+from biossl.data.store import store_key
+from biossl.data.windowing import Windowing
 
 FEW = dict(deadline=None, max_examples=60)
 TEXTS = st.text("aZ ekgEKG*=-.\t\r\n1", max_size=24)
@@ -239,3 +246,104 @@ def test_the_narrower_and_the_broader_are_kin():
 def test_a_code_that_nobody_knows_is_an_error(codes, never):
     with pytest.raises(RequestError, match="no statement has the code"):
         from_statements(codes, report_stream(0, "a"), never=never)
+
+
+# ---- reports as labels of cohorts
+
+def labels_of(cohort, folder=None):
+    return {o.name: o.labels for o in cohort.recordings(folder)}
+
+
+def test_ptb_xl_gives_three_texts_and_only_when_asked(tmp_path):
+    rows = [layouts_12lead.ptb_xl_row(1, report="sinusrhythmus r-s #bergang"),
+            layouts_12lead.ptb_xl_row(2, report="", heart_axis="LAD",
+                                      scp_codes="{'SR': 0.0, 'CRBBB': 100.0}")]
+    folder = layouts_12lead.ptb_xl(tmp_path, rows)
+    usual = labels_of(PtbXl(), folder)
+    assert not {"report_english", "report_codes"} & set(usual["00001"])
+    (folder / "ptbxl_reports_english_fold10.csv").write_text(
+        "ecg_id,report\n2,Sinus rhythm. Right bundle branch block.\n")
+    labels = labels_of(PtbXl(reports=True), folder)
+    for name, told in labels.items(): assert usual[name].items() <= told.items()
+    assert labels["00001"]["report"] == "sinusrhythmus r-s #bergang"     # as published
+    assert labels["00001"]["report_english"] == ""
+    assert labels["00002"]["report_english"] == "Sinus rhythm. Right bundle branch block."
+    assert spoken(labels["00002"]["report_codes"]) - {"AFIB", "AFLT"} == {"SR", "CRBBB", "LAD"}
+    hidden = labels_of(PtbXl(reports=True, withheld="CD"), folder)["00002"]["report_codes"]
+    assert spoken(hidden) - {"AFIB", "AFLT"} == {"SR", "LAD"}
+
+
+def test_open_12lead_passes_reports_on_and_writes_the_others(tmp_path, home, monkeypatch):
+    layouts_12lead.open_12lead(tmp_path / "in")
+    (tmp_path / "in/ptb_xl/ptbxl_reports_english_a.csv").write_text("ecg_id,report\n1001,Slow AV\n")
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path / "in"))
+    folder = locate(OpenTwelveLead())
+    usual, labels = labels_of(OpenTwelveLead(), folder), labels_of(OpenTwelveLead(reports=True), folder)
+    assert list(usual) == list(labels) and "report" not in usual["00001"]
+    assert {o: told["report"] for o, told in labels.items() if told["report"]} == {
+        o: "sinusrhythmus" for o in ("00001", "00002", "00003", "01001")}
+    assert [o for o, told in labels.items() if told["report_english"]] == ["01001"]
+    says = {name: spoken(told["report_codes"]) for name, told in labels.items()}
+    assert says["00002"] >= {"SR", "NORM", "LAD"} and says["01001"] >= {"1AVB", "RAD"}
+    assert says["E00001"] - {"AFIB", "AFLT"} == {"SR", "LVOLT"}          # SNOMED
+    assert says["01002"] - {"AFIB", "AFLT"} == {"SR", "CRBBB", "AVB", "NT_"}  # lists of statements
+    alone = labels_of(PtbXl(rate=500, reports=True), folder / "ptb_xl")
+    assert alone["00002"]["report_codes"] == labels["00002"]["report_codes"]
+    asked = ["270492004", "CRBBB"]
+    texts = [o["report_codes"] for o in labels_of(
+        OpenTwelveLead(reports=True, withheld=",".join(asked)), folder).values()]
+    assert_withheld(texts, asked)
+    with pytest.raises(SplitError): assert_withheld([o["report_codes"] for o in labels.values()], asked)
+
+
+def test_virtual_patients_have_reports_that_are_true():
+    cohort = Simulated12Lead(subjects=60, reports=True)
+    truth = {f"s12_{o.number:04d}": o for o in cohort.simulation(*range(60)).readings}
+    usual, few = labels_of(Simulated12Lead(subjects=3)), labels_of(Simulated12Lead(3, reports=True))
+    labels = labels_of(cohort)
+    denials = 0
+    for name, told in labels.items():
+        findings, text = {CODES[code] for code, o in SCORED.items() if o in told["dx"]}, told["report"]
+        assert enough_words(text, 2) and {o for o in told["dx"]} <= {
+            SCORED[code] for o in spoken(text) for code in STATEMENTS[o].codes if code in SCORED}
+        for clause in text.removesuffix(".").split(". "):
+            if re.match("no |neither|.* not ", clause) and "qrs axis" not in clause:
+                denials += 1
+                assert not findings & narrower(spoken(clause)), (clause, told["dx"])
+                assert not ("bundle" in clause and truth[name].conduction in ("left", "right"))
+            else: assert spoken(clause) <= findings | {
+                "JR", "MID", "IMI", "AMI", "LMI"} | kin(findings), (clause, told["dx"])
+    assert denials > 20 and len({o["report"] for o in labels.values()}) > 40
+    assert {o: few[o]["report"] for o in usual} == {o: labels[o]["report"] for o in usual}
+    other = labels_of(Simulated12Lead(subjects=3, seed=1, reports=True))
+    assert other["s12_0000"]["report"] != few["s12_0000"]["report"]
+    silent = labels_of(Simulated12Lead(subjects=60, reports=True, withheld="CD,MI,QWAVE"))
+    assert_withheld([o["report"] for o in silent.values()], ["CD", "MI"])
+
+
+KEYS = {  # of stores that were made before there were reports
+    "open_12lead": (OpenTwelveLead, dict(members="all", keep_unlabelled=False)),
+    "ptb_xl": (PtbXl, dict(rate=100)),
+    "simulated_12lead": (Simulated12Lead, dict(subjects=240, seconds=10.0, rate=100.0, seed=0,
+                                               noise=1.0))}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_stores_without_reports_keep_their_keys_and_others_have_their_own(name):
+    made, options = KEYS[name]
+    assert made().fingerprint(None)["options"] == options
+    windowing = Windowing(signals=(("ecg", 100.0),), seconds=10, hop=10, beats=())
+    keys = [store_key(o, windowing) for o in (
+        made(), made(reports=True), made(reports=True, withheld="MI"),
+        made(reports=True, withheld=" MI , CD,"), made(reports=True, withheld="CD,MI"))]
+    assert len(set(keys)) == 4 and keys[-1] == keys[-2]
+    with pytest.raises(RequestError, match="NOTHING"): made(withheld="MI,NOTHING")
+
+
+def test_reports_of_a_store_are_sifted_from_its_index(home):
+    from biossl.data.store import pack
+    windows = pack(Simulated12Lead(subjects=8, reports=True), Windowing(
+        signals=(("ecg", 100.0),), seconds=10, hop=10, beats=()))
+    sifted = sift(windows.index["report"].tolist(), 3)
+    assert len(sifted.rows) + sum(sifted.dropped.values()) == 8 and len(sifted.rows)
+    assert all(o == cleaned(o) for o in sifted.texts)

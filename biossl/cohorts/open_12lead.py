@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Iterator
 
 from .challenge_2020 import released_reason
-from .ptb_xl import row_fold, row_subject, told_by_row
+from .ptb_xl import (english_reports, row_fold, row_statements, row_subject,
+                                   told_by_row)
 from .registry import Card, Cohort, chosen_members, get_cohort
-from .statements import AF, AGE, DX, SCORED, SEX, indicators, scored_classes
+from .statements import (AF, AGE, DX, SCORED, SEX, indicators, scored_classes,
+                                       withheld_codes, written_report)
 from .twelve_lead import constant_leads, read_age, read_sex, read_table
 from ..data.recordings import LeftOut, Recording, Signal
 
@@ -86,6 +88,21 @@ def _of_filtered(told: dict, row: dict) -> dict:
     untold = [o for o in DX.classes if o in ("LAD", "RAD", *(_GROUPS[g] for g in groups))]
     return dict(age=float("nan"), sex="", untold=" ".join(untold))
 
+# %% ../../nbs/cohorts/open_12lead.ipynb #ce5b6cbf
+def _statements(recording: Recording, row: dict) -> list[str]:
+    "What PTB-XL, the challenge or the filtered set's lists say of a recording, as codes."
+    if "scp_codes" in row: return row_statements(row)
+    told = recording.labels
+    codes = row.get("Dx", "") if "statements" in told else told["codes"]
+    return [*(o.strip() for o in codes.split(",") if o.strip()),
+            *json.loads(told.get("statements", "[]"))]
+
+
+def _texts(recording: Recording, row: dict, english: dict[int, str], withheld: str) -> dict:
+    return dict(report=row.get("report", ""),
+                report_english=english.get(ptb_xl_number(recording), ""),
+                report_codes=written_report(recording.name, _statements(recording, row), withheld))
+
 # %% ../../nbs/cohorts/open_12lead.ipynb #04a919e3
 MEMBERS = ("ptb_xl", "challenge_2020", "chapman_ningbo", "ptb_xl_filtered")
 SAME_NUMBER = "recordings whose PTB-XL number an earlier one has"  #: reasons to leave one out
@@ -97,10 +114,14 @@ class OpenTwelveLead(Cohort):
     """Twelve-lead ECGs of several cohorts at 100 Hz, each recording once, patients under one name.
 
     `members` are names of `MEMBERS` with commas between, or `all`. Recordings without a scored
-    class are left out unless `keep_unlabelled`, those with missing samples always.
+    class are left out unless `keep_unlabelled`, those with missing samples always. `reports` adds
+    the labels `report` and `report_english` (PTB-XL's, else empty) and `report_codes`, which says
+    nothing of the codes `withheld`.
     """
     members: str = "all"
     keep_unlabelled: bool = False
+    reports: bool = False
+    withheld: str = ""
 
     card = Card(
         name="open_12lead", title="Open twelve-lead ECGs: one filter, one scale, nobody twice",
@@ -118,8 +139,10 @@ class OpenTwelveLead(Cohort):
     tasks = (DX, AF, SEX, AGE)
     layout = "."
     reader = "2"
+    later = ("reports", "withheld")
 
     def __post_init__(self):
+        object.__setattr__(self, "withheld", ",".join(withheld_codes(self.withheld)))
         chosen = chosen_members(self.members, MEMBERS, self.name)
         told = "all" if chosen == MEMBERS else ",".join(chosen)
         object.__setattr__(self, "members", told)
@@ -136,12 +159,12 @@ class OpenTwelveLead(Cohort):
 
     def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
         "The recordings, and a note of each that is left out."
-        rows, seen = _rows(folder), {}
+        rows, seen, english = _rows(folder), {}, english_reports(Path(folder) / "ptb_xl")
         for part in self.parts:
             for o in part.screened((Path(folder) / part.name).resolve()):
-                yield o if isinstance(o, LeftOut) else self._sifted(o, rows, seen)
+                yield o if isinstance(o, LeftOut) else self._sifted(o, rows, seen, english)
 
-    def _sifted(self, recording, rows, seen) -> Recording | LeftOut:
+    def _sifted(self, recording, rows, seen, english) -> Recording | LeftOut:
         "The recording as it is kept, or why it is not; `seen` grows by what it is known by."
         place = f"{recording.cohort}/{recording.name}"
         known_by = _known_by(recording)
@@ -150,9 +173,10 @@ class OpenTwelveLead(Cohort):
         if twin: return LeftOut(f"{place} = {twin}", why)
         if reason := released_reason(recording, self.keep_unlabelled): return LeftOut(place, reason)
         row, ecg = rows.get(ptb_xl_number(recording), {}), recording.signal("ecg")
+        texts = _texts(recording, row, english, self.withheld) if self.reports else {}
         return Recording(recording.name, row_subject(row) if row else recording.subject,
                          {"ecg": ecg if ecg.unit == "NU" else standardised(ecg)},
-                         labels=_labels(recording, row), cohort=self.name)
+                         labels=_labels(recording, row) | texts, cohort=self.name)
 
 
 def _known_by(recording: Recording) -> dict:

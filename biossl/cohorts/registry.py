@@ -81,6 +81,7 @@ class Cohort:
     layout = ""   # a path below the folder that must exist for the cohort to be at hand
     pattern = ""  # of the one file that each recording has, below the folder
     reader = "1"  # raise when the reader gives something else for the same files
+    later = ()    # options that came once stores had been made: told only where not as usual
 
     @property
     def name(self) -> str:
@@ -112,12 +113,18 @@ class Cohort:
         if self.parts: return sum(o.count(Path(folder) / o.name) for o in self.parts)
         return sum(1 for _ in Path(folder).glob(self.pattern))
 
+    @property
+    def told(self) -> dict:
+        "What keys are made of: all options, `later` ones only where they are not as usual."
+        usual = {o.name: o.default for o in fields(self)}
+        return {k: v for k, v in asdict(self).items() if k not in self.later or v != usual[k]}
+
     def fingerprint(self, folder: Path) -> dict:
         """What determines the recordings: name, options, reader, and each file's path and size.
 
         If `folder` is a store, the files are those it was made of.
         """
-        made = dict(cohort=self.name, options=asdict(self), reader=self.reader,
+        made = dict(cohort=self.name, options=self.told, reader=self.reader,
                     files=_files(folder, [o.name for o in self.parts]) if folder else [])
         return made | dict(parts=[o.fingerprint(None) for o in self.parts]) if self.parts else made
 

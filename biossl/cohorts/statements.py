@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['SCORED', 'CLASSES', 'DX', 'AF', 'AGE', 'SEX', 'PTB_XL_CODES', 'AXIS_CODES', 'indicators', 'scored_classes',
-           'code_matrix', 'challenge_codes']
+           'code_matrix', 'challenge_codes', 'withheld_codes', 'written_report']
 
 # %% ../../nbs/cohorts/statements.ipynb #003332c6
 from typing import Iterable
 
 from .registry import Task
+from ..data.clauses import CODES, statement_names
+from ..data.reports import from_statements, report_stream
 
 # %% ../../nbs/cohorts/statements.ipynb #8948139a
 SCORED = {  #: SNOMED CT code: class, for the 27 scored codes of the 2020 challenge
@@ -63,3 +65,18 @@ def challenge_codes(statements: Iterable[str], axis: str = "") -> set[str]:
     "The scored SNOMED CT codes the challenge gives a PTB-XL recording with these `statements`."
     codes = {PTB_XL_CODES[o] for o in statements if o in PTB_XL_CODES}
     return codes | ({AXIS_CODES[axis]} if axis in AXIS_CODES else set())
+
+# %% ../../nbs/cohorts/statements.ipynb #2ace86b0
+def withheld_codes(withheld: str) -> tuple[str, ...]:
+    "The codes and groups in `withheld`, sorted; raises `RequestError` for one that is unknown."
+    codes = tuple(sorted({o.strip() for o in withheld.split(",") if o.strip()}))
+    statement_names(codes, groups=True)
+    return codes
+
+
+def written_report(recording: str, codes: Iterable[str], withheld: str = "", *, seed: int = 0,
+                   absent: Iterable[str] = ()) -> str:
+    "A report of the recording from its `codes`; those that no statement has are passed over."
+    known = (o for o in codes if o in CODES)
+    return from_statements(known, report_stream(seed, recording), absent=absent,
+                           never=withheld_codes(withheld))
