@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPES', 'PULSE', 'LIGHT', 'Share', 'Several', 'drawn', 'drawn_once', 'scaling', 'jitter', 'wander', 'shift',
            'mask_time', 'mask_frequency', 'sometimes', 'augment', 'permute', 'noise', 'crop', 'time_warp', 'all_of',
-           'one_of']
+           'one_of', 'lead_noise', 'lead_scaling']
 
 # %% ../../nbs/nn/views.ipynb #1fc76c82
 from dataclasses import dataclass
@@ -199,3 +199,16 @@ def one_of(x, generator, views=LIGHT):
     made = torch.stack([view(x, generator) for view in views])
     which = _whole(x, generator, 0, len(views), 1)[:, 0]
     return made[which, torch.arange(len(x), device=x.device)]
+
+# %% ../../nbs/nn/views.ipynb #83b97df3
+def lead_noise(x, generator, low: float = 0.005, high: float = 0.1):
+    "White noise of one level a window, `low` to `high` of each lead's standard deviation."
+    level = _uniform(x, generator, low, high) * x.std(-1, keepdim=True, correction=0)
+    return x + level * _normal(x, generator, *x.shape[1:])
+
+
+def lead_scaling(x, generator, low: float = 0.5, high: float = 2.0):
+    "Each lead times a number of its own, `low` to `high`, whose logarithm is uniform."
+    like = dict(device=x.device, dtype=x.dtype)
+    u = drawn(lambda n, g: torch.rand(n, x.shape[1], 1, generator=g, **like), len(x), generator)
+    return x * low * (high / low) ** u
