@@ -21,7 +21,8 @@ from biossl.train.profiles import Schedule
 few = settings(deadline=None, max_examples=60)
 
 
-TWELVE = ("dino", "tsg", "clinical_12lead")   # these read twelve leads of ten seconds at 100 Hz
+LEADS = ("lead_random", "lead_supervised", "st_mem")        # these cut them into patches
+TWELVE = ("dino", "tsg", "clinical_12lead", *LEADS)         # these read twelve leads of ten seconds at 100 Hz
 
 
 #: These cut ten seconds at 100 Hz into patches.
@@ -56,6 +57,7 @@ HYPER = {"combined": dict(members=(("clinical", ()), ("context", (("levels", 4),
          "tstcc": dict(seconds=5.0), "tstcc_untrained": dict(seconds=5.0),
          "dino": dict(out=64, hidden=64, bottleneck=16, crops=(("n_local", 2),)),
          "tsg": dict(domains=("time",))} | {name: dict(size="pilot") for name in PATCHED}
+HYPER |= {name: dict(size="tiny", patches=10) for name in LEADS}
 PPG = dict(signals=("ppg",))
 MORE = [
     ("random_init", dict(readout="mean")), ("random_init", dict(encoder="conv", **PPG)),
@@ -91,7 +93,7 @@ def test_names_of_all_methods():
                                    "supervised", "random_init", "chance", "clinical"}
     assert {o for o in NAMES if get_method(o, **HYPER.get(o, {})).trains} == {
         "tsta", "simclr", "clip", "byol", "tstcc", "dino", "patch_simclr", "patch_clip",
-        "participant", "xmae", "ppg_mae", "joint_mae"}
+        "participant", "xmae", "ppg_mae", "joint_mae", "st_mem"}
 
 
 class Plain(Method):
@@ -407,7 +409,7 @@ CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
     "tsta", "simclr", "clip", "byol", "tstcc", "tstcc_untrained", "random_init", "supervised",
     "lstm", "bilstm", "random_conv")}
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
-CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg")}
+CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg", *LEADS)}
 CASES |= {name: (name, HYPER[name], 1000, 8) for name in PATCHED}
 #: Which neighbour is nearest hangs on a product's last digit: golden values go without that loss.
 CASES["participant"] = ("participant", HYPER["participant"] | dict(koleo=0.0), 1000, 8)
@@ -477,6 +479,14 @@ GOLDEN = {
         0.232455, 0.232934, 0.237067, 0.236641, 0.225035, 0.234159, 0.236659, 0.230249,
         0.232727, 0.236094, 0.226852, 0.23094, 0.229555], [0.674411, 0.057788, 0.313436,
         0.010658, 0.644385, 0.187048, 0.464783, 0.120447]),
+    "lead_random": ("1", [], [-0.143109, 0.207177, -0.318517, -0.481801, 0.269826, 0.202234,
+        -0.286622, -0.642535]),
+    "lead_supervised": ("1", [], [-0.143109, 0.207177, -0.318517, -0.481801, 0.269826, 0.202234,
+        -0.286622, -0.642535]),
+    "st_mem": ("1", [1.265756, 1.27996, 1.261866, 1.2663, 1.251835, 1.243643, 1.231584, 1.231128,
+        1.226076, 1.216812, 1.219766, 1.205769, 1.215116, 1.221461, 1.207864, 1.213767, 1.210822,
+        1.219627, 1.206608, 1.206893], [0.019689, -0.235785, -0.96069, -0.220775, 0.025739,
+        -0.170925, -1.051693, -0.132589]),
     "random_init": ("1", [], [
         -0.148674, -0.276913, -0.122162, 0.060417, -0.206518, -0.310807, -0.128142, -0.059145]),
     "supervised": ("1", [], [
