@@ -24,11 +24,13 @@ from biossl.nn.layers import parameters
 from biossl.nn.sentinels import hide, hidden_words, is_word, most_hidden
 from biossl.nn.text import (TEXT_SIZES, SentinelDecoder, TextEncoder, TextSize, WordHead,
                             new_reconstruction, text_loss)
-from biossl.nn.tokens import FITTED, Tokenizer, Vocabulary, fit_tokenizer, trimmed
+from biossl.nn.tokens import (FITTED, Tokenizer, Vocabulary, fit_tokenizer, text_table, texts_of,
+                              trimmed)
 
 REPORTS = ["Sinusrhythmus. Linkstyp. T-Veränderungen lateral.", "sinus rhythm. normal ecg.",
            "sinus rhythm. left axis deviation. rate 121.", "vorhofflimmern. überdrehter linkstyp.",
-           "atrial fibrillation. prolonged qt interval, rate 122.", "sinusrythm. vänsterställd axel"]
+           "atrial fibrillation. prolonged qt interval, rate 122.",
+           "sinusrythm. vänsterställd axel"]
 TINY = TextSize(16, 2, 2, 32, 400, dropout=0.0)
 
 
@@ -187,7 +189,8 @@ def test_a_tokenizer_without_special_tokens_is_refused(tmp_path):
 
 def test_what_cannot_be_fitted():
     for texts, options, said in ((REPORTS, dict(level="letter"), "no level"), ([], {}, "no texts"),
-                                 (["", " "], {}, "no word"), (["a b"], {}, "no word"), (REPORTS * 2, dict(size=110), "room"),
+                                 (["", " "], {}, "no word"), (["a b"], {}, "no word"),
+                                 (REPORTS * 2, dict(size=110), "room"),
                                  ([*REPORTS, None], {}, "text 6")):
         with pytest.raises(MethodError, match=said): fit_tokenizer(texts, **options)
 
@@ -198,6 +201,44 @@ def test_columns_of_padding_are_cut(kind):
     assert trimmed(ids).shape == (3, 16) and trimmed(ids, multiple=1).shape == (3, 11)
     assert trimmed(ids[1:], multiple=100).shape == (2, 60)
     assert (trimmed(ids)[:, :11] == ids[:, :11]).all()
+
+
+def with_reports(told):
+    "Windows of which each is `told` a report, as far as they are asked here."
+    names = tuple(sorted({o for o in told if o is not None}))
+    codes = np.array([-1 if o is None else names.index(o) for o in told])
+    return SimpleNamespace(cohort="made", codes=lambda key: (codes, names))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from(REPORTS), min_size=1, max_size=9), st.data())
+def test_a_batchs_codes_find_the_reports_of_the_windows_trained_on(told, data):
+    rows = data.draw(st.lists(st.integers(0, len(told) - 1), min_size=1, unique=True))
+    windows, tokenizer = with_reports(told), fitted()
+    codes, names = windows.codes("report")
+    table = text_table(windows, rows, tokenizer)
+    for row in rows:
+        alone = tokenizer([told[row]])[0]
+        assert table[codes[row]][:len(alone)].tolist() == alone.tolist()
+        assert not table[codes[row]][len(alone):].any()
+    seen = {told[o] for o in rows}
+    assert texts_of(windows, rows) == sorted(seen)
+    assert all(table[i].any() == (name in seen) for i, name in enumerate(names))
+
+
+def test_a_window_without_a_report_is_counted():
+    windows = with_reports([*REPORTS, None, None])
+    with pytest.raises(MethodError, match="made, report: 2 of 3 windows"):
+        text_table(windows, [0, 6, 7], fitted())
+    numbers_ = SimpleNamespace(cohort="made", codes=lambda key: (np.arange(3), ()))
+    with pytest.raises(MethodError, match="no text"): texts_of(numbers_, [0])
+
+
+def test_words_that_are_cut_up_are_counted(tokenizer):
+    texts = ["sinus rhythm", "sinus nuissi", "rhythm 窦 sinus .", "tniass"]
+    assert tokenizer.broken(texts).tolist() == [0, .5, .25, 1]
+    words = fit_tokenizer(REPORTS * 3, 400, "word")
+    assert (words.broken(texts) == words.unknown(words(texts))).all()
 
 
 # ---- words hidden
@@ -265,7 +306,8 @@ def test_what_is_hidden_does_not_depend_on_padding_and_follows_the_generator():
 
 
 def test_no_other_sentinel():
-    with pytest.raises(MethodError, match="token or span"): hide(numbers(3), .5, draw(), sentinel="t5")
+    with pytest.raises(MethodError, match="token or span"):
+        hide(numbers(3), .5, draw(), sentinel="t5")
 
 
 # ---- the loss
@@ -312,7 +354,8 @@ def test_means_over_words_then_over_texts():
 
 def test_nothing_hidden_costs_nothing():
     logits = torch.randn(2, 3, 8, requires_grad=True)
-    loss = text_loss(logits, torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, dtype=torch.bool))
+    truth = torch.zeros(2, 3, dtype=torch.long)
+    loss = text_loss(logits, truth, truth > 0)
     loss.backward()
     assert loss.item() == 0 and not logits.grad.any()
 
@@ -324,8 +367,9 @@ def test_losses_are_float32_under_bfloat16(tokenizer, kind):
     with torch.autocast("cpu", torch.bfloat16):
         loss = head(text, text.encode(REPORTS, .15, draw()))
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
-    assert text_loss(torch.zeros(1, 2, 8, dtype=torch.bfloat16), torch.zeros(1, 2, dtype=torch.long),
-                     torch.ones(1, 2, dtype=torch.bool)).item() == pytest.approx(math.log(8), abs=1e-6)
+    truth = torch.zeros(1, 2, dtype=torch.long)
+    even = text_loss(torch.zeros(1, 2, 8, dtype=torch.bfloat16), truth, truth == 0)
+    assert even.item() == pytest.approx(math.log(8), abs=1e-6)
 
 
 # ---- the encoder
@@ -340,6 +384,12 @@ def test_count_of_weights():
     assert sorted(parameters(TextEncoder.scratch(size=o)) for o in TEXT_SIZES.values())[-1] == whole
 
 
+def of_attention(name, look):
+    "The weights of an attention as torch names them."
+    return {f"{name}.in_proj_weight": look.taken.weight, f"{name}.in_proj_bias": look.taken.bias,
+            f"{name}.out_proj.weight": look.given.weight, f"{name}.out_proj.bias": look.given.bias}
+
+
 def as_torch(text):
     "The same blocks as torch's own encoder, of the same weights."
     blocks = []
@@ -347,8 +397,7 @@ def as_torch(text):
         own = nn.TransformerEncoderLayer(16, 2, 32, 0., "gelu", batch_first=True, norm_first=True)
         look, (first, second) = block.looks[0], block.norms
         own.load_state_dict({
-            "self_attn.in_proj_weight": look.taken.weight, "self_attn.in_proj_bias": look.taken.bias,
-            "self_attn.out_proj.weight": look.given.weight, "self_attn.out_proj.bias": look.given.bias,
+            **of_attention("self_attn", look),
             "linear1.weight": block.think[0].weight, "linear1.bias": block.think[0].bias,
             "linear2.weight": block.think[2].weight, "linear2.bias": block.think[2].bias,
             "norm1.weight": first.weight, "norm1.bias": first.bias,
@@ -386,7 +435,8 @@ def test_numbers_are_read_as_their_texts(tokenizer):
         whole = text(REPORTS)
         for kind in (ids, torch.from_numpy(ids), torch.from_numpy(ids).long()):
             assert torch.equal(text(kind), whole)
-        assert torch.equal(text.encode(ids, .3, draw()).pooled, text.encode(REPORTS, .3, draw()).pooled)
+        a, b = (text.encode(o, .3, draw()).pooled for o in (ids, REPORTS))
+        assert torch.equal(a, b)
         assert torch.equal(text("sinus rhythm")[0], text(["sinus rhythm"])[0])
 
 
@@ -414,10 +464,10 @@ def test_hidden_words_do_not_reach_the_encoder():
 def as_torchs_decoder(block):
     "A decoder's block as torch's own, of the same weights."
     own = nn.TransformerDecoderLayer(16, 2, 32, 0., "gelu", batch_first=True, norm_first=True)
-    state = {f"norm{i + 1}.{k}": v for i, o in enumerate(block.norms) for k, v in o.state_dict().items()}
+    state = {f"norm{i + 1}.{k}": v for i, norm in enumerate(block.norms)
+             for k, v in norm.state_dict().items()}
     for name, look in zip(("self_attn", "multihead_attn"), block.looks):
-        state |= {f"{name}.in_proj_weight": look.taken.weight, f"{name}.in_proj_bias": look.taken.bias,
-                  f"{name}.out_proj.weight": look.given.weight, f"{name}.out_proj.bias": look.given.bias}
+        state |= of_attention(name, look)
     for name, layer in (("linear1", block.think[0]), ("linear2", block.think[2])):
         state |= {f"{name}.{k}": v for k, v in layer.state_dict().items()}
     own.load_state_dict(state)
@@ -455,7 +505,8 @@ def test_a_word_is_asked_for_before_it_is_told(tokenizer):
         told = encoded.targets.sequence.clone()
         told[:, at] = (told[:, at] + 7) % 300
         with torch.no_grad():
-            after = decoder.logits(text, replace(encoded, targets=replace(encoded.targets, sequence=told)))
+            other = replace(encoded, targets=replace(encoded.targets, sequence=told))
+            after = decoder.logits(text, other)
         same = (after - before).abs().amax((0, 2)) < 1e-6
         assert same[:at + 1].all() and not same[at + 1:at + 2].any()
 
@@ -551,8 +602,8 @@ def test_what_an_encoder_refuses(tokenizer):
 
 # ---- a folder with a model
 
-WORDS = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm", "normal", "ec",
-         "##g", "."]
+WORDS = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "sinus", "rhythm", "normal",
+         "ec", "##g", "."]
 
 
 class StubModel(nn.Module):
@@ -578,7 +629,8 @@ def stub_folder(folder, monkeypatch, missing=()):
     "A folder, and a package `transformers` that reads it from there and from nowhere else."
     from tokenizers import Tokenizer as Model, models, normalizers, pre_tokenizers, processors
     backend = Model(models.WordPiece({o: i for i, o in enumerate(WORDS)}, unk_token="[UNK]"))
-    backend.normalizer, backend.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.post_processor = processors.BertProcessing(("[SEP]", 4), ("[CLS]", 3))
     torch.manual_seed(0)
     for name in ("config.json", "vocab.txt", "model.safetensors"): (folder / name).write_text("{}")
@@ -605,7 +657,8 @@ def real_folder(folder, monkeypatch):
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
 
 
-FOLDERS = pytest.mark.parametrize("written", [stub_folder, real_folder], ids=["stub", "transformers"])
+FOLDERS = pytest.mark.parametrize("written", [stub_folder, real_folder],
+                                  ids=["stub", "transformers"])
 
 
 @FOLDERS
@@ -675,7 +728,8 @@ def test_what_a_folder_is_asked_wrongly(tmp_path, monkeypatch):
     with pytest.raises(MethodError, match="is no folder"): TextEncoder.from_folder(tmp_path / "no")
     stub_folder(tmp_path, monkeypatch)
     for frozen in (3, -1, "some"):
-        with pytest.raises(MethodError, match="of 2 layers"): TextEncoder.from_folder(tmp_path, frozen)
+        with pytest.raises(MethodError, match="of 2 layers"):
+            TextEncoder.from_folder(tmp_path, frozen)
     with pytest.raises(MethodError, match="pool"): TextEncoder.from_folder(tmp_path, 0, pool="max")
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MethodError, match="transformers.*pip install"):

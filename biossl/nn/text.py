@@ -126,7 +126,8 @@ class FolderReader(nn.Module):
         "The vectors of pieces or sentinels `ids (N, S)`."
         number = ids - self.first
         there = (number >= 0) & (number < self.sentinels.num_embeddings)
-        return torch.where(there[..., None], self.sentinels(number * there), self.words(ids * ~there))
+        words = self.words(ids * ~there)
+        return torch.where(there[..., None], self.sentinels(number * there), words)
 
     def forward(self, vectors, mask, words):
         "The tokens `(N, S, width)` and the summary `(N, width)`."
