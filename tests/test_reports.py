@@ -1,7 +1,6 @@
 """Reports: cleaned as published, mended, counted out, and written from statements without a leak."""
 import json
 import re
-from pathlib import Path
 
 import layouts_12lead
 import numpy as np
@@ -9,7 +8,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import biossl
+import biossl.data.reports as reports
+from biossl.cohorts.benchmarks import CLASSES, PTB_XL_SETS
 from biossl.cohorts.open_12lead import OpenTwelveLead
 from biossl.cohorts.ptb_xl import PtbXl
 from biossl.cohorts.registry import locate
@@ -22,6 +22,7 @@ from biossl.data.reports import (EMPTY, FIRST, FOREIGN, NO_REPORT, SHORT, assert
                                  report_stream, sift, spoken)
 from biossl.data.store import store_key
 from biossl.data.windowing import Windowing
+from biossl.evaluation.prompts import prompts_folder
 
 FEW = dict(deadline=None, max_examples=60)
 TEXTS = st.text("aZ ekgEKG*=-.\t\r\n1", max_size=24)
@@ -136,20 +137,26 @@ def test_every_published_code_has_a_statement(real_data):
     theirs = read_table(locate(get_cohort("chapman_ningbo")) / "ConditionNames_SNOMED-CT.csv",
                         ("Snomed_CT",))
     assert {*scp, *(o["Snomed_CT"] for o in theirs)} <= set(CODES)
-    subclass = {o: row["diagnostic_subclass"] for o, row in scp.items() if row["diagnostic_class"]}
-    for code, group in subclass.items():                     # the publisher's own hierarchy
-        if group in CODES: assert CODES[code] in kin([CODES[group]]), code
+    for code, row in scp.items():                            # the publisher's own hierarchy
+        for group in filter(None, (row["diagnostic_class"], row["diagnostic_subclass"])):
+            assert CODES[code] in kin(statement_names([group.strip("_")], groups=True)), code
+
+
+@pytest.mark.parametrize("name", PTB_XL_SETS)
+def test_every_class_that_zero_shot_asks_for_can_be_withheld(name):
+    everything = [o for o in CODES if o.isdigit() or o in PTB_XL_CODES]
+    for asked in CLASSES[name]:
+        text = from_statements(everything, report_stream(0, asked), never=[asked], absent=everything)
+        assert CODES.get(asked, asked) not in spoken(text) and len(spoken(text)) > 40
 
 
 def test_no_phrasing_is_a_prompt():
     "Zero-shot asks with names and descriptions; a text to learn from may hold neither."
-    folder = Path(biossl.__file__).parent / "prompts"
-    if not folder.is_dir(): pytest.skip("the prompts are not in this package")
-    asked = {plain(piece) for path in folder.glob("*.json")
+    asked = {plain(piece) for path in prompts_folder().glob("*.json")
              for entry in json.loads(path.read_text()).values()
              for text in entry for piece in [text, *re.split(r"[.;:] ", text)]}
-    assert len(asked) > 100
-    assert not asked & {plain(o) for s in STATEMENTS.values() for o in s.phrasings}
+    assert len(asked) > 200
+    assert not asked & {plain(o) for o in reports._SPOKEN}
 
 
 def plain(text): return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
@@ -228,7 +235,6 @@ def test_withholding_can_fail_and_says_where():
 
 
 def test_a_leak_in_the_writing_is_found_by_the_reading(monkeypatch):
-    import biossl.data.reports as reports
     monkeypatch.setattr(reports, "kin", lambda names: set(names))   # forgets the kin
     with pytest.raises(SplitError):
         text = from_statements(["ASMI"], report_stream(0, "a"), never=["MI"])
