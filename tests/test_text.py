@@ -8,17 +8,21 @@ import re
 import subprocess
 import sys
 import types
+import unicodedata
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from biossl.cohorts.registry import get_cohort, locate
 from biossl.data.errors import MethodError
 from biossl.nn.layers import parameters
 from biossl.nn.sentinels import hide, hidden_words, is_word, most_hidden
@@ -26,6 +30,7 @@ from biossl.nn.text import (TEXT_SIZES, SentinelDecoder, TextEncoder, TextSize, 
                             new_reconstruction, text_loss)
 from biossl.nn.tokens import (FITTED, Tokenizer, Vocabulary, fit_tokenizer, text_table, texts_of,
                               trimmed)
+from biossl.nn.views import Several, Share
 
 REPORTS = ["Sinusrhythmus. Linkstyp. T-Veränderungen lateral.", "sinus rhythm. normal ecg.",
            "sinus rhythm. left axis deviation. rate 121.", "vorhofflimmern. überdrehter linkstyp.",
@@ -230,8 +235,10 @@ def test_a_window_without_a_report_is_counted():
     windows = with_reports([*REPORTS, None, None])
     with pytest.raises(MethodError, match="made, report: 2 of 3 windows"):
         text_table(windows, [0, 6, 7], fitted())
-    numbers_ = SimpleNamespace(cohort="made", codes=lambda key: (np.arange(3), ()))
-    with pytest.raises(MethodError, match="no text"): texts_of(numbers_, [0])
+    with pytest.raises(MethodError, match="1 of 2 windows"):
+        texts_of(with_reports(["", "sinus", " "]), [0, 1])
+    rates = SimpleNamespace(cohort="made", codes=lambda key: (np.arange(3), ()))
+    with pytest.raises(MethodError, match="no text"): texts_of(rates, [0])
 
 
 def test_words_that_are_cut_up_are_counted(tokenizer):
@@ -239,6 +246,25 @@ def test_words_that_are_cut_up_are_counted(tokenizer):
     assert tokenizer.broken(texts).tolist() == [0, .5, .25, 1]
     words = fit_tokenizer(REPORTS * 3, 400, "word")
     assert (words.broken(texts) == words.unknown(words(texts))).all()
+
+
+@pytest.mark.real
+def test_reports_of_ptb_xl_hold_no_unknown_piece_but_for_letters_met_once(real_data):
+    folder = locate(get_cohort("ptb_xl"))
+    table = pd.read_csv(folder / "ptbxl_database_metadata.csv").dropna(subset="report")
+    table = table[table.report.str.strip() != ""]   # one report is a space
+    train, test = ([*table.report[o]] for o in (table.strat_fold < 9, table.strat_fold > 8))
+    tokenizer = fit_tokenizer(train)
+    met = Counter("".join(unicodedata.normalize("NFC", o).lower() for o in train))
+    rare = {o for o in "".join([*train, *test]).lower() if met[o] < 2 and not o.isspace()}
+    for texts in (train, test):
+        unknown = tokenizer.unknown(tokenizer(texts)) > 0
+        assert not tokenizer.cut(texts).any()
+        assert [o for o, lost in zip(texts, unknown, strict=True)
+                if lost and not rare & set(o.lower())] == []
+    assert tokenizer.unknown(tokenizer(test)).mean() < .01 < .9 < tokenizer.unknown(
+        tokenizer(["心房颤动 窦性"])).mean()
+    assert tokenizer == fit_tokenizer(train[::-1])
 
 
 # ---- words hidden
@@ -303,6 +329,18 @@ def test_what_is_hidden_does_not_depend_on_padding_and_follows_the_generator():
     assert (a == b[:, :a.shape[1]]).all() and not b[:, a.shape[1]:].any()
     assert (a == hide(narrow, .4, draw(3))[0]).all()
     assert (a != hide(narrow, .4, draw(4))[0]).any()
+
+
+def test_several_runs_and_several_processes_draw_as_one():
+    ids = numbers(9, 4, 12, 7)
+    runs = Several((draw(1), draw(2)))
+    own = [hide(ids[:2], .4, draw(1))[0], hide(ids[2:], .4, draw(2))[0]]
+    assert (hide(ids, .4, runs)[0] == torch.cat(own)).all()
+    whole = hide(ids, .4, draw(1))[0]
+    for rank in (0, 1):      # whatever the padding of each
+        part = slice(2 * rank, 2 * rank + 2)
+        mine = trimmed(ids[part], multiple=1)
+        assert (hide(mine, .4, Share(draw(1), rank, 2))[0] == whole[part, :mine.shape[1]]).all()
 
 
 def test_no_other_sentinel():

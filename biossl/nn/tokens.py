@@ -76,8 +76,7 @@ def _learned(texts: Sequence[str], size: int, level: str, least: int) -> list[st
             raise MethodError(f"{len(letters)} letters leave no room for words among {size} pieces",
                               field="size", remedy="more pieces, or texts of one alphabet")
         model, trainer = models.WordPiece(unk_token="[UNK]"), trainers.WordPieceTrainer
-        options = dict(initial_alphabet=letters, limit_alphabet=len(letters),
-                       special_tokens=["##" + o for o in letters])
+        options = dict(limit_alphabet=len(letters), special_tokens=["##" + o for o in letters])
     learner = Model(model)
     learner.normalizer, learner.pre_tokenizer = _normaliser(), _cutter()
     learner.train_from_iterator(texts, trainer(vocab_size=size, min_frequency=least,
@@ -222,7 +221,8 @@ def texts_of(windows, rows, key: str = "report") -> list[str]:
     codes, names = windows.codes(key)
     if not names: raise MethodError("is no text", where=windows.cohort, field=key)
     held = codes[np.asarray(rows)]
-    if lost := int((held < 0).sum()):
+    blank = [i for i, name in enumerate(names) if not name.strip()]
+    if lost := int(np.isin(held, [-1, *blank]).sum()):
         raise MethodError(f"{lost} of {len(held)} windows have none", where=windows.cohort,
                           field=key, remedy="take only windows that have one")
     return [names[i] for i in np.unique(held)]
