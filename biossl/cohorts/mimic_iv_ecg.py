@@ -149,14 +149,19 @@ class MimicIvEcg(Cohort):
 
     def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
         "The recordings, and a note of each that is left out."
-        reports = self._reports(path := Path(folder) / REPORTS)
-        path = Path(folder) / LIST
-        for row in _rows(path, ("subject_id", "study_id", "path")):
-            subject, study = (_number(row, o, path) for o in ("subject_id", "study_id"))
-            if self._is_mine(subject):
+        reports = self._reports(Path(folder) / REPORTS)
+        try:
+            for row, subject, study in self._listed(Path(folder) / LIST):
                 report = reports.of(study, subject) if reports else ""
                 yield self._recording(folder, row, subject, study, report)
-        if reports: reports.rows.close()
+        finally:
+            if reports: reports.rows.close()
+
+    def _listed(self, path: Path) -> Iterator[tuple[dict, int, int]]:
+        "The rows of the list that are of this shard, with subject and study."
+        for row in _rows(path, ("subject_id", "study_id", "path")):
+            if self._is_mine(subject := _number(row, "subject_id", path)):
+                yield row, subject, _number(row, "study_id", path)
 
     def _reports(self, path: Path) -> _Reports | None:
         if path.is_file(): return _Reports(path, self._is_mine)
