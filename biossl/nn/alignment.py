@@ -29,7 +29,7 @@ def _wide(x: torch.Tensor) -> torch.Tensor:
 
 
 def unit(x: torch.Tensor) -> torch.Tensor:
-    "`x (..., D)` scaled to length 1, at least float32; what is shorter than `FLOOR` stays shorter than 1."
+    "`x (..., D)` scaled to length 1, at least float32; below `FLOOR` it stays shorter."
     return F.normalize(_wide(x), dim=-1, eps=FLOOR)
 
 
@@ -44,13 +44,13 @@ def cosines(ecg: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/nn/alignment.ipynb #08298d5c
 def text_ids(texts) -> torch.Tensor:
-    "A number `(N,)` int64 for each text: equal texts, and as good as surely no others, have the same."
+    "A number `(N,)` int64 for each text: equal for equal texts, and all but surely only for them."
     digests = [hashlib.blake2b(o.encode(), digest_size=8).digest() for o in texts]
     return torch.from_numpy(np.frombuffer(b"".join(digests), np.int64).copy())
 
 
 def same_texts(ids: torch.Tensor) -> torch.Tensor:
-    "Which ECG meets a report that reads as its own and is another's: `(B, B)` bool, of all processes' `ids (N,)`."
+    "Which ECG meets another's report that reads as its own: `(B, B)`, from all processes' `ids`."
     ids = gathered(ids)
     return (ids[:, None] == ids).fill_diagonal_(False)
 
@@ -104,14 +104,14 @@ def _literal(logits, ignore):
 
 
 def literal(ecg, text, tau: float = 0.07, ignore=None) -> torch.Tensor:
-    """Equations 7 to 9 of CG-DMER as printed: every pair a positive, none among the candidates of its row.
+    """Equations 7 to 9 of CG-DMER as printed: every pair a positive, no own pair a candidate.
 
     Pairs of `ignore` leave both sums. Raises `MethodError` for one pair.
     """
     return _contrast(_literal, ecg, text, tau, ignore, 2)
 
 
-CONTRASTS = dict(infonce=info_nce, dcl=dcl, literal=literal)   #: the readings of equations 7 to 9, by name
+CONTRASTS = dict(infonce=info_nce, dcl=dcl, literal=literal)   #: readings of equations 7 to 9
 
 # %% ../../nbs/nn/alignment.ipynb #64e594f6
 REDUCTIONS = ("sum_over_b", "mean")   #: of SigLIP: over `B`, or over all pairs
@@ -139,7 +139,7 @@ SCALES = ("learned", "one")   #: of SigLIP
 
 
 class Scale(nn.Module):
-    "SigLIP's `(scale, bias)`: learned from `(10, -10)` on, the scale as `exp(t')`, or always `(1, 0)`."
+    "SigLIP's `(scale, bias)`: learned from `(10, -10)`, the scale as `exp(t')`; or `(1, 0)`."
     def __init__(self, kind: str = "learned"):
         super().__init__()
         if kind not in SCALES:
@@ -163,7 +163,7 @@ class Parts:
 
 
 class Heads(nn.Module):
-    "Four small networks on pooled features: of each branch what it shares and, if wanted, what is specific."
+    "Four small networks on pooled features: what a branch shares and, if wanted, what is specific."
     def __init__(self, ecg: int, text: int, hidden: int = 512, out: int = 256,
                  specific: bool = True):
         super().__init__()
@@ -184,7 +184,8 @@ def _squared(a, b): return (unit(a) * unit(b)).sum(-1).square()
 def orthogonality(parts: Parts) -> torch.Tensor:
     "The mean over pairs of both branches' squared cosines of specific and shared, 0 to 2."
     if parts.specific_ecg is None or parts.specific_text is None:
-        raise MethodError("there is nothing specific", field="specific", remedy="Heads(specific=True)")
+        raise MethodError("there is nothing specific", field="specific",
+                          remedy="Heads(specific=True)")
     with _alone(parts.shared_ecg):
         return (_squared(parts.specific_text, parts.shared_text)
                 + _squared(parts.specific_ecg, parts.shared_ecg)).mean()
@@ -213,9 +214,10 @@ def disentangled(shared: torch.Tensor, specific: torch.Tensor) -> Disentangled:
 
 
 def _foretold(x, y, penalty: float = 1e-3) -> float:
-    "The share of the variance of `y`'s second half that ridge regression on `x`'s first half foretells."
+    "The share of variance of `y`'s second half that ridge regression on the first ones foretells."
     half = len(x) // 2
-    (x, later), (y, truth) = ((o[:half] - o[:half].mean(0), o[half:] - o[:half].mean(0)) for o in (x, y))
+    x, y = (o - o[:half].mean(0) for o in (x, y))
+    (x, later), (y, truth) = ((o[:half], o[half:]) for o in (x, y))
     gram = x.T @ x
     gram.diagonal().add_(penalty * gram.diagonal().mean() + torch.finfo(gram.dtype).tiny)
     guess = later @ torch.linalg.solve(gram, x.T @ y)

@@ -46,7 +46,7 @@ class ResNet1d18(nn.Module):
         kaiming_(self, "fan_out")
 
     def tokens(self, x):
-        "What stands at each place of time, `(N, 8 width, ceil(T / 16))`, of windows `(N, leads, T)`."
+        "What stands at each place, `(N, 8 width, ceil(T / 16))`, of windows `(N, leads, T)`."
         return self.stages(self.stem(as_image(x)))[:, :, 0]
 
     def forward(self, x):
