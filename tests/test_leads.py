@@ -202,6 +202,15 @@ def test_leads_exchanged_with_their_vectors_exchange_their_tokens(time, ends):
         assert not torch.allclose(encoder(x), pooled)          # the vectors do mean something
 
 
+def test_the_ends_of_a_lead_are_told_whose_they_are():
+    encoder = made(ends=True, pool="cls")
+    extras = encoder.extras()
+    assert extras.shape == (25, 16) and torch.equal(extras[-1:], encoder.class_token)
+    for lead, end in ((0, 1), (7, 0)):
+        expected = encoder.places.leads[lead] + encoder.end_tokens[end]
+        assert torch.equal(extras[2 * lead + end], expected)
+
+
 def test_what_is_pooled():
     x = windows()
     with torch.no_grad():
@@ -219,7 +228,11 @@ def test_the_fused_kernel_gives_what_plain_steps_give():
         out = way.forward(layer, x)
         results.append((out, *torch.autograd.grad(out.square().sum(), [x, layer.taken.weight])))
     for ours, plain in zip(*results): torch.testing.assert_close(ours, plain)
-    # in a stack of runs, where the kernel has no rule
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_stack_of_runs_needs_no_rule_of_the_kernel():
+    layer, x = FusedAttention(16, 2, .5).eval(), torch.randn(3, 40, 16)
     single = torch.stack([layer(o[None])[0] for o in x])
     torch.testing.assert_close(torch.func.vmap(lambda o: layer(o[None])[0])(x), single)
 
@@ -234,6 +247,14 @@ def test_switches_that_there_are_not(wrong):
 def test_windows_and_masks_that_do_not_fit(shape, keep):
     with pytest.raises(MethodError):
         made().tokens(torch.zeros(shape), None if keep is None else torch.zeros(keep, dtype=torch.long))
+
+
+@pytest.mark.parametrize("rate, first", [(500., (15, 5)), (250., (7, 2)), (100., (3, 1))])
+def test_the_first_convolution_looks_at_thirty_milliseconds_each_ten(rate, first):
+    tokenizer = LeadTokenizer(LeadGrid(rate=rate), 8)
+    shapes = [(o.kernel_size[0], o.stride[0]) for o in tokenizer.net if isinstance(o, nn.Conv1d)]
+    assert shapes == [first, (3, 1), (3, 1)]
+    assert [(o.num_groups, o.num_channels) for o in tokenizer.net if isinstance(o, nn.GroupNorm)] == 3 * [(4, 64)]
 
 
 @pytest.mark.parametrize("p, lengths", [(LeadGrid(100, 500.), 10), (LeadGrid(200, 500.), 5), (LeadGrid(25, 500.), 40),

@@ -144,6 +144,13 @@ def test_what_one_lead_knows_of_another_passes_through_the_encoder():
     assert torch.equal(before[0, 7], after[0, 7]) and not torch.allclose(before[0, 0], after[0, 0])
 
 
+def test_the_decoder_is_told_what_stands_at_the_ends():
+    method = get_method("st_mem", **FEW)
+    method.encoder.blocks = torch.nn.Identity()                # else tokens would have heard of them
+    method.loss(a_batch(), generator()).total.backward()
+    assert method.encoder.end_tokens.grad.abs().sum() > 0
+
+
 def test_what_is_embedded_is_the_encoder_s_and_is_kept(tmp_path):
     method, x = get_method("st_mem", **FEW).eval(), a_batch()
     c = method.config

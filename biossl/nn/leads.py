@@ -154,7 +154,7 @@ def layers_macs(width: int, depth: int, tokens: int) -> int:
 
 # %% ../../nbs/nn/leads.ipynb #385c5ab5
 class FusedAttention(Attention):
-    "`Attention` through PyTorch's fused kernel, where there is one that is faster."
+    "`Attention` through PyTorch's fused kernel, where that is the faster way."
     def forward(self, x):
         "What each token gathers."
         drop = self.drop if self.training else 0.0
