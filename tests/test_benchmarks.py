@@ -280,6 +280,8 @@ def test_csns_commonest_codes(tables):
     assert len(said) == 23_026
     assert {c: count[c] for c in ("SB", "LVQRSAL", "IDC", "VPE")} == dict(
         SB=3_903, LVQRSAL=751, IDC=412, VPE=12)
+    none = Counter(tuple(sorted(o)) for o in said if not set(o) & set(CLASSES["csn"]))
+    assert none == {("LVQRSAL", "SB"): 145, ("SB", "VPE"): 2}   # in the set, and of no class
     alone = Counter(o[0] for o in said if len(o) == 1)
     assert alone.most_common(5) == [("SR", 5908), ("ST", 3224), ("AF", 1483), ("SA", 1234),
                                     ("AFIB", 422)]

@@ -94,6 +94,7 @@ def test_a_part_is_that_of_the_tables_and_the_rest_has_none(tmp_path, home):
            val="/x/JS00008.mat", test="/chapman/WFDBRecords/01/010/JS00002.mat")
     found = kept(Csn(split="published"), csn(tmp_path))
     assert {name: o.labels["part"] for name, o in found.items()} == {"JS00001": "", "JS00002": "test"}
+    assert [o.labels["csn_part"] for o in found.values()] == ["", "test"]
 
 
 def test_without_tables_there_is_no_published_split(tmp_path, home):

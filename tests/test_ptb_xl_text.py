@@ -90,6 +90,7 @@ def test_texts_classes_and_parts_come_from_the_table_that_knows_them(tmp_path):
     assert [told[o]["part"] for o in told] == ["train", "val", "test", "train"]
     assert [o.subject for o in kept.values()] == ["ptb_xl_9001", "ptb_xl_9002", "ptb_xl_11",
                                                   "ptb_xl_12"]
+    assert [told[o]["ptbxl_form_part"] for o in told] == ["train", "", "test", "train"]
     assert told["00001"]["ptbxl_super"] == ("HYP", "CD")      # a likelihood of 0 counts
     assert told["00001"]["ptbxl_sub"] == ("LVH", "AVB")
     assert told["00001"]["ptbxl_form"] == ("NT",) and told["00001"]["ptbxl_rhythm_SR"] == 1

@@ -72,9 +72,9 @@ class _Benchmark(Cohort):
                       codes=told["codes"], constant_leads=told["constant_leads"], report="",
                       report_codes=written_report(recording.name, told["codes"].split(","),
                                                   self.withheld))
-        return Recording(recording.name, recording.subject,
-                         {"ecg": self._scaled(ecg)},
-                         labels=labels | self._classes(told), cohort=self.name)
+        labels |= {f"{self.set_name}_part": part} | self._classes(told)
+        return Recording(recording.name, recording.subject, {"ecg": self._scaled(ecg)},
+                         labels=labels, cohort=self.name)
 
     def _scaled(self, ecg: Signal) -> Signal:
         "Ten seconds, of which what is missing is filled after scaling."

@@ -63,13 +63,14 @@ def _labels(recording: Recording, told: _Told, withheld: str) -> dict:
     row = told.rows.get(number)
     person = told_by_row(row) if row else dict(age=float("nan"), sex="")
     codes = row_statements(row) if row else json.loads(own["statements"])
+    part, classes = part_of(own["strat_fold"]), _classes(own, told.classes)
     return dict(
-        source=recording.cohort, strat_fold=own["strat_fold"], part=part_of(own["strat_fold"]),
+        source=recording.cohort, strat_fold=own["strat_fold"], part=part,
         age=person["age"], sex=person["sex"], constant_leads=own["constant_leads"],
         report=row["report"].strip() if row else "",
         report_english=told.english.get(number, "").strip(), statements=json.dumps(codes),
         report_codes=written_report(recording.name, codes, withheld),
-        **_classes(own, told.classes))
+        **classes, **{f"{o}_part": part if classes[o] else "" for o in PTB_XL_SETS})
 
 # %% ../../nbs/cohorts/ptb_xl_text.ipynb #e41ab91a
 MEMBERS = ("ptb_xl", "ptb_xl_filtered")
