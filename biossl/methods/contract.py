@@ -87,6 +87,10 @@ class Method(nn.Module):
     def after_step(self, step: int, steps: int):
         "Called without gradients after each of `steps` optimiser steps: where a teacher moves."
 
+    def usable(self, windows, rows):
+        "Those of `rows` of `windows` that it can be pre-trained on: all."
+        return rows
+
     def prepare(self, windows, rows):
         "Called before training on `rows` of `windows`: where numbers of the data are taken."
 

@@ -66,7 +66,11 @@ def check_batch(method, schedule, n: int):
 
 def pretrain(method, windows, rows, schedule, *, seed: int = 0, device="cpu", checkpoint=None,
              every: int = 100) -> list[float]:
-    "Train `method` in place on the `rows` of `windows`; the loss of every step, as `loop.descend`."
+    """Train `method` in place on the `rows` of `windows` that it can use.
+
+    Returns the loss of every step, as `loop.descend`.
+    """
+    rows = method.usable(windows, rows)
     method.prepare(windows, rows)
     course = pretraining(method, schedule.on(device), len(rows))
     return descend(course, windows, rows, seed=seed, device=device, checkpoint=checkpoint,

@@ -1,0 +1,144 @@
+"""CG-DMER: who is told which reports, what each switch changes, and what a loss of weight 0 leaves out."""
+import numpy as np
+import pytest
+import torch
+
+from biossl.data.errors import MethodError
+from biossl.methods.contract import check_method, get_method, load_method, save_method
+from biossl.train.pretrain import pretrain
+from biossl.train.profiles import Schedule
+
+FEW = dict(size="tiny", patches=10, words=2, hidden=32, out=16)
+TEXTS = ("sinus rhythm. normal ecg.", "atrial fibrillation. left axis.", "sinus tachycardia. st depression.",
+         "sinus rhythm. normal ecg.", "left bundle branch block.", "right axis. sinus rhythm.")
+
+
+class Written:
+    "Windows in memory with a report each; nothing in the eighth, a word in the seventh."
+    cohort = "written"
+    def __init__(self, texts=(*TEXTS, "unreadable", "")):
+        self.texts = np.array(texts, object)
+        self.ecg = np.random.default_rng(0).normal(size=(len(texts), 12, 1000)).astype("float32")
+    def labels(self, key): return self.texts
+    def batch(self, rows, keys=(), out=None): return dict(ecg=self.ecg[rows], row=np.asarray(rows))
+
+
+def generator(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def prepared(rows=range(6), **hyper):
+    method = get_method("cgdmer", **(FEW | hyper))
+    method.prepare(Written(), np.array(rows))
+    return method
+
+
+def loss_of(method, rows=range(6), seed=1):
+    with torch.no_grad(): return method.eval().loss(Written().batch(np.array(rows)), generator(seed))
+
+
+ALONE = dict(w_siglip=0., w_ecg=0., w_text=0., w_orth=0.)   # the contrast
+SWITCHES = [
+    {}, dict(objective="printed"), dict(contrast="dcl"), dict(contrast="literal"), dict(siglip_scale="one"),
+    dict(siglip_reduction="mean"), dict(siglip_normalise=False), dict(same_text="ignore"),
+    dict(rec_reduction="sum"), dict(norm_patch=True), dict(decoder="per_lead"), dict(mask="global"),
+    dict(text_rec="mlm"), dict(sentinel="span"), dict(align_on="full"), dict(align_text_on="clean"),
+    dict(sp_use="decode"), dict(feature="both"), dict(feature="shared"), dict(level="word"),
+    dict(ALONE, ratio=0., text_ratio=0.), ALONE, dict(w_contrast=0.)]
+
+
+@pytest.mark.parametrize("hyper", SWITCHES, ids=str)
+def test_the_contract_is_kept_with_every_switch(hyper):
+    check_method(prepared(**hyper), Written().batch(np.arange(6)), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("hyper", [o for o in SWITCHES[1:18] if "feature" not in o], ids=str)
+def test_every_switch_changes_the_loss_of_equal_weights(hyper):
+    plain, other = prepared(text_ratio=.6), prepared(text_ratio=.6, **hyper)
+    same = {k: v for k, v in plain.state_dict().items()
+            if k in other.state_dict() and v.shape == other.state_dict()[k].shape}
+    other.load_state_dict(same, strict=False)
+    assert not torch.isclose(loss_of(plain).total, loss_of(other).total, rtol=1e-5)
+
+
+def test_the_loss_is_the_sum_of_its_parts_by_weight():
+    weights = dict(w_contrast=.5, w_ecg=2., w_text=3., w_orth=5., w_siglip=.1)
+    plain, said = loss_of(prepared()), loss_of(prepared(**weights))
+    assert set(plain.parts) == {"contrast", "ecg", "text", "orth", "siglip"}
+    assert plain.total == pytest.approx(sum(float(o) for o in plain.parts.values()))
+    for name, part in said.parts.items(): assert float(part) == pytest.approx(float(plain.parts[name]))
+    assert float(said.total) == pytest.approx(sum(weights[f"w_{k}"] * float(o) for k, o in said.parts.items()))
+
+
+def test_as_printed_nothing_draws_the_ecg_and_the_rest_is_the_same():
+    printed, without = loss_of(prepared(objective="printed")), loss_of(prepared(w_ecg=0.))
+    assert torch.equal(printed.total, without.total) and "ecg" not in printed.parts
+    assert prepared(objective="printed").draws is None
+    assert float(loss_of(prepared()).total - printed.total) == pytest.approx(float(loss_of(prepared()).parts["ecg"]))
+
+
+def test_what_has_no_weight_is_not_there():
+    method = prepared(**ALONE, ratio=0., text_ratio=0.)
+    assert {k.split(".")[0] for k, _ in method.named_parameters()} == {"encoder", "text", "heads"}
+    assert set(loss_of(method).parts) == {"contrast"} and not method.heads.specific
+    views = method.views(Written().batch(np.arange(6)), generator())
+    assert "keep" not in views[0] and "shown" not in views[1]
+
+
+def test_vocabulary_and_reports_are_those_of_the_rows_that_are_trained_on():
+    method = prepared(rows=(0, 1, 2, 3))
+    ids = method.text.tokenizer(["sinus rhythm", "bundle"])
+    assert method.text.tokenizer.unknown(ids)[0] == 0 < method.text.tokenizer.unknown(ids)[1]
+    with pytest.raises(MethodError, match="row"): method.views(Written().batch(np.array([4])), generator())
+    told = method.reports(Written().batch(np.array([3, 1, 0])))
+    assert told["number"][0] == told["number"][2] != told["number"][1]
+    assert torch.equal(told["ids"][0], told["ids"][2])
+
+
+def test_windows_without_a_report_of_use_are_not_learned_from():
+    method = get_method("cgdmer", **FEW)
+    assert method.usable(Written(), np.arange(8)).tolist() == [0, 1, 2, 3, 4, 5]
+    assert get_method("cgdmer", **(FEW | dict(words=1))).usable(Written(), np.arange(8)).tolist() == [*range(7)]
+    with pytest.raises(MethodError, match="2 windows have no report of use"):
+        method.prepare(Written(), np.arange(8))
+    with pytest.raises(MethodError, match="no window has a report"): method.usable(Written(), np.array([6, 7]))
+    with pytest.raises(MethodError, match="prepare"): method.reports(Written().batch(np.arange(2)))
+    losses = pretrain(method, Written(), np.arange(8), Schedule(epochs=1, batch=3, lr=1e-4))
+    assert len(losses) == 2 and method.told.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_equal_reports_are_negatives_unless_they_are_ignored():
+    rows = np.array([0, 3])                                            # one text
+    negative, ignored = (prepared(rows=rows, same_text=o, **ALONE, ratio=0., text_ratio=0.)
+                         for o in ("negative", "ignore"))
+    assert float(loss_of(ignored, rows).total) == pytest.approx(0, abs=1e-6)
+    assert float(loss_of(negative, rows).total) > .1
+
+
+def test_what_is_saved_describes_texts_and_places_windows_as_before(tmp_path):
+    method = prepared().eval()
+    again = load_method(save_method(method, tmp_path / "method")).eval()
+    asked, batch = ["atrial fibrillation.", "sinus rhythm. normal ecg."], Written().batch(np.arange(3))
+    assert torch.equal(method.describe(asked), again.describe(asked))
+    assert torch.equal(method.place(batch), again.place(batch))
+    assert torch.allclose(method.describe(asked).norm(dim=1), torch.ones(2))
+
+
+def test_features_are_what_they_are_named_after():
+    batch = Written().batch(np.arange(4))
+    made = {o: prepared(feature=o).eval().embed(batch) for o in ("encoder", "shared", "both")}
+    assert [made[o].shape[1] for o in made] == [64, 16, 80]
+    assert torch.allclose(made["both"], torch.cat([made["encoder"], made["shared"]], 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(ratio=0.), dict(text_ratio=0.), dict(w_contrast=0., w_siglip=0.), dict(sp_use="decode", w_ecg=0.),
+    dict(contrast="clip"), dict(text="huge"), dict(level="letter"), dict(folder="/nowhere"),
+    dict(objective="equation 10"), dict(same_text="merge"), dict(feature="specific")], ids=str)
+def test_configurations_that_make_no_sense(wrong):
+    with pytest.raises(MethodError): get_method("cgdmer", **(FEW | wrong))
+
+
+def test_pairs_find_each_other_and_what_is_specific_is_looked_at():
+    found = prepared(ratio=.5).eval().diagnose(Written().batch(np.arange(6)))
+    assert found["rows"] == 6 and found["texts"] == 5 and 0 <= found["retrieved"] <= 1
+    assert 0 <= found["ecg_cos2"] <= 1 and 1 <= found["text_rank"] <= 6
