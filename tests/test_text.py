@@ -523,6 +523,7 @@ def asked(tokenizer, seed=0, **options):
 def test_decoder_agrees_with_torchs_own(tokenizer, kind):
     text, decoder, encoded = asked(tokenizer, sentinel=kind)
     said = encoded.targets.sequence
+    assert torch.equal(said, hide(text.ids(REPORTS), .3, draw(), sentinel=kind)[1].sequence)
     begun = torch.cat([torch.full((len(said), 1), FITTED.start), said[:, :-1]], 1)
     x = text.reader.table[begun] + decoder.places.table[:said.shape[1]]
     later = nn.Transformer.generate_square_subsequent_mask(said.shape[1]) < 0
@@ -705,6 +706,7 @@ def test_a_folder_is_read(written, pool, tmp_path, monkeypatch):
     written(tmp_path, monkeypatch)
     text = TextEncoder.from_folder(tmp_path, frozen=1, pool=pool).eval()
     assert text.width == 8 and text.reader.longest == text.tokenizer.longest == 32
+    assert any("pooler" in k for k, _ in text.named_parameters()) is (pool == "pooler")
     ids = text.ids(["Sinus rhythm.", "normal ECG", "ритм"])
     assert ids.tolist() == [[3, 6, 7, 11, 4], [3, 8, 9, 10, 4], [3, 2, 4, 0, 0]]
     whole = text.encode(ids)
