@@ -142,3 +142,44 @@ def test_pairs_find_each_other_and_what_is_specific_is_looked_at():
     found = prepared(ratio=.5).eval().diagnose(Written().batch(np.arange(6)))
     assert found["rows"] == 6 and found["texts"] == 5 and 0 <= found["retrieved"] <= 1
     assert 0 <= found["ecg_cos2"] <= 1 and 1 <= found["text_rank"] <= 6
+
+
+# ---- ETP and MERL
+
+RIVALS = [("etp", {}), ("merl", {}), ("etp", dict(encoder="trans", patches=10)),
+          ("merl", dict(encoder="trans", patches=10))]
+
+
+def rival(name, **hyper):
+    method = get_method(name, **(dict(words=2, out=16) | hyper))
+    method.prepare(Written(), np.arange(6))
+    return method
+
+
+@pytest.mark.parametrize("name, hyper", RIVALS, ids=str)
+def test_rivals_keep_the_contract_and_place_ecg_and_text_together(name, hyper):
+    method = rival(name, **hyper)
+    check_method(method, Written().batch(np.arange(6)), tolerance=1e-3)
+    assert method.place(Written().batch(np.arange(3))).shape == (3, 16) == method.describe(["a", "b", "c"]).shape
+
+
+def cross_entropy(a, b, tau):
+    "Of finding row i of `b` with row i of `a`, by plain loops in float64."
+    a, b = (np.asarray(o.detach(), float) for o in (a, b))
+    a, b = (o / np.linalg.norm(o, axis=1, keepdims=True) for o in (a, b))
+    return np.mean([np.log(sum(np.exp(a[i] @ o / tau) for o in b)) - a[i] @ b[i] / tau for i in range(len(a))])
+
+
+@pytest.mark.parametrize("name", ["etp", "merl"])
+def test_rivals_losses_by_plain_loops(name):
+    method = rival(name, **(dict(drop=0.) if name == "merl" else {})).eval()
+    batch = Written().batch(np.arange(6))
+    with torch.no_grad(): said = method.loss(batch, generator())
+    ecg, ids = method.encode(method.read(batch)), method.reports(batch)["ids"]
+    a, b = method.shared_ecg(ecg), method.shared_text(method.text(ids))
+    both = cross_entropy(a, b, .07) + cross_entropy(b, a, .07)
+    if name == "etp": assert float(said.total) == pytest.approx(both / 2, rel=1e-4)
+    else:
+        copy = method.again(ecg)
+        assert float(said.total) == pytest.approx(both + 2 * cross_entropy(copy, copy, .07), rel=1e-4)
+        assert float(method.train().loss(batch, generator()).parts["alone"]) != float(said.parts["alone"])
