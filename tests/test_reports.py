@@ -13,13 +13,14 @@ from biossl.cohorts.benchmarks import CLASSES, PTB_XL_SETS
 from biossl.cohorts.open_12lead import OpenTwelveLead
 from biossl.cohorts.ptb_xl import PtbXl
 from biossl.cohorts.registry import locate
-from biossl.cohorts.simulated_12lead import Simulated12Lead
+from biossl.cohorts.simulated_12lead import Simulated12Lead, absent_codes
 from biossl.cohorts.statements import AXIS_CODES, PTB_XL_CODES, SCORED
 from biossl.data.clauses import CODES, GROUPS, STATEMENTS, implied, kin, narrower, statement_names
 from biossl.data.errors import RecordingError, RequestError, SplitError
 from biossl.data.reports import (EMPTY, FIRST, FOREIGN, NO_REPORT, SHORT, assert_withheld, cleaned,
                                  enough_words, from_statements, repaired, report_fault,
                                  report_stream, sift, spoken)
+from biossl.data.simulate_12lead import findings
 from biossl.data.store import store_key
 from biossl.data.windowing import Windowing
 from biossl.evaluation.prompts import prompts_folder
@@ -327,6 +328,15 @@ def test_virtual_patients_have_reports_that_are_true():
     assert other["s12_0000"]["report"] != few["s12_0000"]["report"]
     silent = labels_of(Simulated12Lead(subjects=60, reports=True, withheld="CD,MI,QWAVE"))
     assert_withheld([o["report"] for o in silent.values()], ["CD", "MI"])
+
+
+def test_a_slow_branch_is_not_called_prompt_because_no_class_names_it():
+    readings = Simulated12Lead().simulation(*range(120)).readings
+    slow = [o for o in readings if o.conduction == "right" and not {"CRBBB", "IRBBB"} & {*findings(o)}]
+    assert slow and not any("RBBB" in absent_codes(o) for o in slow)
+    assert not any("AVB" in absent_codes(o) for o in readings if not o.pr <= 0.2)   # NaN: no P waves
+    assert all("PAC" not in absent_codes(o) for o in readings if 1 in o.kinds)
+    assert any({"RBBB", "AVB", "PAC"} <= {*absent_codes(o)} for o in readings)
 
 
 KEYS = {  # of stores that were made before there were reports
