@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['outside', 'rows', 'of_classes', 'of_measures', 'af', 'true_alarm', 'alarm_type', 'heart_rate', 'resp_rate', 'spo2',
-           'age', 'sex', 'told', 'ectopy', 'af_burden', 'arrival', 'known', 'efficiency', 'shared']
+           'age', 'sex', 'told', 'ectopy', 'af_burden', 'arrival', 'known', 'followed', 'less', 'efficiency']
 
 # %% ../../nbs/07_xmae_transfer.ipynb #89a1c5b4
 from dataclasses import replace
@@ -50,13 +50,10 @@ ectopy, af_burden, arrival = known = tuple(Table(
     ("arrival", "Time from R to the pulse's foot, untold by the pulse (simulated)", of_measures)))
 
 # %% ../../nbs/07_xmae_transfer.ipynb #326d4422
-def shared(table: Table) -> Table:
-    "The table's task after pre-training on all, on a third and on a thirty-third of the windows."
-    asked = [o for o in rows if o.name in ("xMAE", "Same person", "PPG-MAE, scattered")]
-    less = [Row(f"{o.name}, {share} %", o.method, o.hyper, split=o.split, schedule=(("every", every),))
-            for share, every in ((30, 3), (3, 33)) for o in asked]
-    return replace(table, name=f"efficiency_{table.name}", title=f"{table.title}: with fewer windows",
-                   rows=(*asked, *less, *rows[len(learners) + len(outside) + 1:]))
-
-
-efficiency = tuple(map(shared, (af, true_alarm, heart_rate)))
+followed = tuple(o for o in rows if o.name in ("xMAE", "Same person", "PPG-MAE, scattered"))
+less = tuple(Row(f"{o.name}, {share} %", o.method, o.hyper, split=o.split, schedule=(("every", every),))
+             for share, every in ((30, 3), (3, 33)) for o in followed)
+efficiency = tuple(
+    replace(table, name=f"efficiency_{table.name}", title=f"{table.title}: with fewer windows",
+            rows=(*followed, *less, *rows[len(learners) + len(outside) + 1:]))
+    for table in (af, true_alarm, heart_rate))
