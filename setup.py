@@ -29,6 +29,7 @@ setup(
     package_data={"biossl.published": ["*.csv", "*.md"], "biossl.prompts": ["*.json"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
+        "text": cfg["text_requirements"].split(),
         "book": cfg["book_requirements"].split(),
         "dev": cfg["dev_requirements"].split(),
     },

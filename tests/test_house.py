@@ -146,7 +146,7 @@ def test_no_circle_between_modules():
 
 
 HEAVY = {"torch", "pandas", "matplotlib", "wfdb", "nbdev", "papermill", "sklearn", "neurokit2",
-         "seaborn", "scipy.signal", "h5py", "vitaldb"}
+         "seaborn", "scipy.signal", "h5py", "vitaldb", "tokenizers", "transformers"}
 
 
 def loaded_by(*names):

@@ -133,7 +133,7 @@ class CGDMER(Reported, Leads):
         "What the text encoder makes of the reports, as much of them as is shown."
         if "shown" not in report: return self.text.encode(report["ids"])
         targets = Targets(report["ids"], *(report[o] for o in ("hidden", "sequence", "counted")))
-        return self.text._read(report["shown"], self.text.reader.embedded(report["shown"]), targets)
+        return self.text.read(report["shown"], targets)
 
     def _parts(self, ecg, report, made, said):
         "Shared and specific vectors of both."

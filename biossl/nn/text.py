@@ -271,7 +271,11 @@ class TextEncoder(nn.Module):
             raise MethodError(f"cannot hide {mask_ratio} of the words with generator {generator}",
                               field="mask_ratio", remedy="a share up to 1, and a generator")
         shown, targets = hide(ids, mask_ratio, generator, words, self.sentinel, read.longest)
-        return self._read(shown, read.embedded(shown), targets)
+        return self.read(shown, targets)
+
+    def read(self, shown, targets: Targets) -> Encoded:
+        "Texts of which `hide` left `shown (N, S)`."
+        return self._read(shown, self.reader.embedded(shown), targets)
 
     def _read(self, ids, vectors, targets=None):
         mask = ids != self.vocabulary.pad
