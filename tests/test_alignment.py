@@ -1,4 +1,4 @@
-"""ECG and report: each loss against plain loops, the specification's values, two processes against one."""
+"""ECG and report: losses against plain loops, the specification's values, two processes as one."""
 import json
 import math
 import os
@@ -60,7 +60,8 @@ def plain_siglip(ecg, text, scale, bias, reduction, normalise, texts):
     for i in range(n):
         for j in range(n):
             if i != j and texts[i] == texts[j]: continue
-            s = cosine(ecg[i], text[j]) if normalise else sum(a * b for a, b in zip(ecg[i], text[j]))
+            s = sum(a * b for a, b in zip(ecg[i], text[j]))
+            if normalise: s = cosine(ecg[i], text[j])
             y = 1 if i == j else -1
             total += math.log(1 + math.exp(-y * (scale * s + bias)))
             kept += 1
@@ -264,7 +265,7 @@ for name, (network, loss) in both().items():
     for p in network.parameters():
         dist.all_reduce(p.grad)
         p.grad /= 2
-    told[name] = [value.item()] + torch.cat([p.grad.flatten() for p in network.parameters()]).tolist()
+    told[name] = [value.item(), *gradients(network)]
 with open(f"{sys.argv[2]}/{dist.get_rank()}.json", "w") as f: json.dump(told, f)
 """
 
@@ -276,8 +277,13 @@ class Pairing(torch.nn.Module):
         self.heads, self.scale = Heads(5, 5, 6, 4).double(), Scale().double()
 
 
+def gradients(network):
+    "Of all its parameters, one after another."
+    return torch.cat([p.grad.flatten() for p in network.parameters()]).tolist()
+
+
 def both():
-    "Networks, equal in every process, and losses `(network, ecg, text, ids)`; all shared parts are used."
+    "Networks, equal in every process, and losses `(network, ecg, text, ids)`."
     def ask(loss, network, ecg, text, ids):
         o = network.heads(ecg, text)
         return loss(o.shared_ecg, o.shared_text, ignore=same_texts(ids)) + 0 * network.scale()[0] \
@@ -307,6 +313,6 @@ def test_two_processes_give_the_loss_and_the_gradient_of_one(tmp_path):
     for name, (network, loss) in both().items():
         value = loss(network, *pairs())
         value.backward()
-        whole = [value.item()] + torch.cat([p.grad.flatten() for p in network.parameters()]).tolist()
+        whole = [value.item(), *gradients(network)]
         assert np.abs(whole[1:]).max() > 1e-3
         for o in told: np.testing.assert_allclose(o[name], whole, atol=1e-10, err_msg=name)

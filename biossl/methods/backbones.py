@@ -150,7 +150,8 @@ class OfPeople(Backboned):
 
     def persons(self, batch) -> torch.Tensor:
         "A number `(N,)` for each window's person."
-        person = self.people.person[self.people.places(self.rows(batch))]
+        rows = self.rows(batch)
+        person = self.people.person[self.people.places(rows)]
         return torch.from_numpy(person).to(next(self.parameters()).device)
 
     def partners(self, batch, generator) -> torch.Tensor:

@@ -6,7 +6,7 @@
 __all__ = ['simsiam_loss', 'spread', 'SimSiam']
 
 # %% ../../nbs/methods/simsiam.ipynb #cf3207a6
-from dataclasses import dataclass
+import copy
 
 import torch
 from torch import nn
@@ -46,4 +46,5 @@ class SimSiam(TwoViews):
     @torch.no_grad()
     def diagnose(self, batch):
         "How far the outputs are spread: 0 after collapse, 1 if all is well."
-        return dict(spread=spread(self.projector(self.encode(self.read(batch)))))
+        projector = copy.deepcopy(self.projector).train()   # its norms count this batch
+        return dict(spread=spread(projector(self.encode(self.read(batch)))))
