@@ -24,8 +24,9 @@ few = settings(deadline=None, max_examples=60)
 LEADS = ("lead_random", "lead_supervised", "st_mem")        # these cut them into patches
 RIVALS = ("lead_simclr", "lead_byol", "barlow", "moco", "simsiam", "clocs", "astcl")   # with heads
 BACKBONED = ("cnn_random", "cnn_supervised", "crt", *RIVALS)
+REPORTED = ("cgdmer", "etp", "merl")                        # these read reports
 #: These read twelve leads of ten seconds at 100 Hz.
-TWELVE = ("dino", "tsg", "clinical_12lead", *LEADS, *BACKBONED)
+TWELVE = ("dino", "tsg", "clinical_12lead", *LEADS, *BACKBONED, *REPORTED)
 
 
 #: These cut ten seconds at 100 Hz into patches.
@@ -62,6 +63,8 @@ HYPER = {"combined": dict(members=(("clinical", ()), ("context", (("levels", 4),
          "tsg": dict(domains=("time",))} | {name: dict(size="pilot") for name in PATCHED}
 HYPER |= {name: dict(size="tiny", patches=10) for name in LEADS}
 HYPER |= {name: dict(hidden=32) for name in RIVALS}
+HYPER |= {name: dict(out=16) for name in REPORTED}
+HYPER["cgdmer"] |= dict(size="tiny", patches=10, hidden=32)
 HYPER["crt"] = dict(width=32, depth=2, heads=2, decoder_depth=1, patch=.1)
 PPG = dict(signals=("ppg",))
 MORE = [
@@ -98,7 +101,7 @@ def test_names_of_all_methods():
                                    "supervised", "random_init", "chance", "clinical"}
     assert {o for o in NAMES if get_method(o, **HYPER.get(o, {})).trains} == {
         "tsta", "simclr", "clip", "byol", "tstcc", "dino", "patch_simclr", "patch_clip",
-        "participant", "xmae", "ppg_mae", "joint_mae", "st_mem", "crt", *RIVALS}
+        "participant", "xmae", "ppg_mae", "joint_mae", "st_mem", "crt", *RIVALS, *REPORTED}
 
 
 class Plain(Method):
@@ -386,7 +389,9 @@ class Stand:
     "A store in memory."
     def __init__(self, arrays): self.arrays = arrays
     def batch(self, rows, keys): return {k: self.arrays[k][rows] for k in keys}
-    def labels(self, key): return np.array([f"{key}{i // 4}" for i in range(40)])
+    def labels(self, key):
+        if key == "report": return np.array([f"number {i % 10} of row {i // 10}" for i in range(40)])
+        return np.array([f"{key}{i // 4}" for i in range(40)])
 
 
 def golden(name, hyper, samples, batch):
@@ -416,7 +421,7 @@ CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
 CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg", *LEADS)}
 CASES |= {name: (name, HYPER[name], 1000, 8) for name in PATCHED}
-CASES |= {name: (name, HYPER.get(name, {}), 1000, 8) for name in BACKBONED}
+CASES |= {name: (name, HYPER.get(name, {}), 1000, 8) for name in (*BACKBONED, *REPORTED)}
 #: Which neighbour is nearest hangs on a product's last digit: golden values go without that loss.
 CASES["participant"] = ("participant", HYPER["participant"] | dict(koleo=0.0), 1000, 8)
 
@@ -543,7 +548,20 @@ GOLDEN = {
     "astcl": ("1", [0.104393, 0.083915, 0.064801, -0.021805, 0.093321, -0.029705, 0.1048,
         0.086487, 0.08567, 0.120721, 0.069595, 0.027107, 0.086691, 0.100458, 0.045178,
         0.026356, 0.066441, 0.055205, 0.075178, 0.010965], [0.957546, 0.854855, 0.904798,
-        0.792504, 0.746782, 0.862665, 0.671648, 1.066489])}
+        0.792504, 0.746782, 0.862665, 0.671648, 1.066489]),
+    "cgdmer": ("1", [22.02496, 21.543167, 21.01107, 20.262764, 20.240644, 19.561159,
+        17.806395, 18.703743, 17.53845, 17.758062, 16.809151, 17.065672, 17.244976,
+        16.346691, 17.090937, 16.995073, 16.898497, 16.635134, 17.028645, 17.264442],
+        [-0.543904, -0.157403, -0.073662, -0.816642, -0.412874, -0.067214, -0.03707,
+        -0.758849]),
+    "etp": ("1", [3.13886, 2.802912, 2.359357, 3.04994, 2.440927, 2.471733, 3.129088,
+        2.722603, 2.385236, 2.722939, 2.253083, 2.366648, 2.50959, 2.279675, 2.598708,
+        2.367653, 2.560407, 2.247386, 2.524562, 2.880139], [0.694969, 0.765558, 0.730964,
+        0.660807, 0.623784, 0.7562, 0.65177, 0.913646]),
+    "merl": ("1", [12.04261, 13.000018, 10.397296, 13.678063, 11.278809, 12.5921, 12.096313,
+        12.823055, 14.793387, 9.508638, 13.61859, 12.908088, 12.45421, 14.219452, 13.836826,
+        11.193752, 10.549372, 12.047539, 14.471314, 10.365544], [0.694063, 0.767418,
+        0.733411, 0.65516, 0.622402, 0.759911, 0.657599, 0.909512])}
 
 
 @pytest.mark.parametrize("case", GOLDEN)
