@@ -60,7 +60,7 @@ def test_wheel_is_imported_away_from_the_repository(wheel, tmp_path):
             "    importlib.import_module(o.name)\n"
             "from biossl.evaluation.tables import published_folder\n"
             "assert 'site' in str(published_folder()) and any(published_folder().glob('*.csv'))\n"
-            "from biossl.evaluation.prompts import prompts, prompts_folder\n"
+            "from biossl.cohorts.prompts import prompts, prompts_folder\n"
             "assert 'site' in str(prompts_folder()) and len(prompts('csn')) == 38\n"
             "print(biossl.__version__)")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from biossl.cohorts.benchmarks import CLASSES
 from biossl.data.errors import RequestError
-from biossl.evaluation.prompts import (CONTROLS, EXCLUDED, MODES, Prompt, class_prompt,
+from biossl.cohorts.prompts import (CONTROLS, EXCLUDED, MODES, Prompt, class_prompt,
                                        prompt_text, prompt_texts, prompts, prompts_folder)
 
 SETS = (*CLASSES, EXCLUDED)

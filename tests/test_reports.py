@@ -23,7 +23,7 @@ from biossl.data.reports import (EMPTY, FIRST, FOREIGN, NO_REPORT, SHORT, assert
 from biossl.data.simulate_12lead import findings
 from biossl.data.store import store_key
 from biossl.data.windowing import Windowing
-from biossl.evaluation.prompts import prompts_folder
+from biossl.cohorts.prompts import prompts_folder
 
 FEW = dict(deadline=None, max_examples=60)
 TEXTS = st.text("aZ ekgEKG*=-.\t\r\n1", max_size=24)

@@ -34,6 +34,7 @@ class Row:
     judge: str = "probe"           # or "finetune": all weights and a new head
     labels: str = "true"           # or "shuffled" over the training subjects: must give chance
     schedule: tuple[tuple[str, Any], ...] = ()   # what of the profile's schedule it changes
+    asked: tuple[str, str] = ("both", "none")    # of judge "zeroshot": the prompts' mode and control
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Table:
         if row.penalties: where["schedule"] = replace(where["schedule"], penalties=row.penalties)
         where["schedule"] = where["schedule"].but(**dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
-                   judge=row.judge, labels=row.labels,
+                   judge=row.judge, labels=row.labels, asked=row.asked,
                    windowing=self.windows_of(row, where["cohort"], profile), **where)
 
     def windows_of(self, row: Row, cohort: str, profile: str = ""):
@@ -132,11 +133,13 @@ class Table:
 
 
 def with_thresholds(launched):
-    """`launched`, in whose records each run with many labels has its `thresholds`.
+    """`launched`, in whose records each run with the challenge's labels has its `thresholds`.
 
-    They are chosen on the inner part of the training side; or, where a row's schedule says so, on
-    the test recordings themselves, as released.
+    They maximise the challenge's metric, which no other labels have, and are chosen on the inner
+    part of the training side; or, where a row's schedule says so, on the test recordings
+    themselves, as released.
     """
+    from biossl.cohorts.statements import CLASSES
     from biossl.evaluation.challenge import choose_thresholds
     if launched.inner is None or not len(launched.inner): return launched
     frames = dict(inner=launched.inner, test=launched.predictions)
@@ -146,6 +149,7 @@ def with_thresholds(launched):
         frame = frame[(frame["run"] == record["key"]) & (frame["row"] == record["row"])]
         if not len(frame) or "n_inner" not in record: return record
         truth, scores = (frame.filter(regex=f"^{o}_").to_numpy() for o in ("truth", "score"))
+        if truth.shape[1] != len(CLASSES): return record
         return record | dict(thresholds=choose_thresholds(truth, scores).tolist())
 
     return replace(launched, records=[chosen(o) for o in launched.records])

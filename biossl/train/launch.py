@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..cohorts.prompts import prompt_texts
 from ..cohorts.registry import Task
 from ..data.errors import BiosslError, MethodError, RequestError, StoreError
 from ..data.places import home, whole_file, whole_folder
@@ -153,7 +154,7 @@ def _execute(job):
     began = time.perf_counter()
     train, test = _sides(job)
     if job.weights: return _pretrained(job, train, test)
-    answer = _tuned if job.run.judge == "finetune" else _probed
+    answer = dict(finetune=_tuned, zeroshot=_compared).get(job.run.judge, _probed)
     fit, inner = inner_part(job.run, _opened(job.folder), job.task, train)
     said, facts = answer(job, train, fit, np.concatenate([inner, test]), _taught(job, train))
     _store(job, train, inner, test, said, facts, time.perf_counter() - began)
@@ -220,6 +221,20 @@ def _probed(job, train, fit, asked, truth):
                      inner=run.schedule.inner, penalties=run.schedule.penalties)
     return done.scores, dict(dimensions=x.shape[1], penalty=done.penalty,
                              final_loss=_last(losses)) | _found(found)
+
+
+def _compared(job, train, fit, asked, truth):
+    """How near the windows of rows `asked` are to what is written of each class, and the record.
+
+    Cosines from -1 to 1, as 0 to 1; nothing is fitted.
+    """
+    method, losses, found = _pretrained(job, train, asked[~np.isin(asked, train)])
+    method.to(job.device).eval()
+    texts = prompt_texts(job.task.name, *job.run.asked, seed=job.run.seed)
+    classes = method.describe([texts[o] for o in job.task.classes])
+    cosines = infer(lambda batch: method.place(batch) @ classes.T, method.embed_keys,
+                    _opened(job.folder), asked, job.device)
+    return (1 + cosines) / 2, dict(final_loss=_last(losses)) | _found(found)
 
 
 def _found(found: dict) -> dict: return dict(found=found) if found else {}

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from ..cohorts.prompts import prompt_texts
 from ..cohorts.registry import Task, get_cohort, locate
 from ..data.errors import MethodError, RequestError, nearest
 from ..data.splits import (assert_disjoint, cohort_folds, released_folds, source_folds,
@@ -29,8 +30,9 @@ from .profiles import Schedule
 #: By person, anew for each task, or the same for all tasks of a cohort, so that one pre-training
 #: serves them all; by window or by recording, which is wrong, to show by how much.
 SPLITS = ("subject", "cohort", "window", "recording")
-#: On frozen weights a linear model, or boosted trees; or all weights and a head are trained.
-JUDGES = ("probe", "boosting", "finetune")
+#: On frozen weights a linear model, or boosted trees; or all weights and a head are trained; or
+#: nothing is: windows are compared with what is written of each class.
+JUDGES = ("probe", "boosting", "finetune", "zeroshot")
 LABELS = ("true", "shuffled")     #: as they are; or dealt anew over the training subjects
 
 
@@ -51,6 +53,7 @@ class Run:
     schedule: Schedule = Schedule()
     judge: str = "probe"
     labels: str = "true"
+    asked: tuple[str, str] = ("both", "none")   # of zero-shot: the prompts' mode and control
 
     def __post_init__(self):
         for name in ("hyper", "options"):
@@ -124,7 +127,7 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
     kind, run = method_class(run.method), run.on(device)
     facts = asdict(run) | dict(windowing=run.windowing.told, config=run.config,
                                version=kind.version, data=data, judge_version=JUDGE)
-    for name in ("row", "hyper"): del facts[name]
+    for name in ("row", "hyper", *(["asked"] if run.judge != "zeroshot" else [])): del facts[name]
     told = set(TUNING if run.judge == "finetune" else PROBING)
     if run.pretrains or kind.scratch: told |= {*PRETRAINING, "every"}
     facts["schedule"] = {o: getattr(run.schedule, o) for o in told} | _later(run)
@@ -304,6 +307,12 @@ def check_judge(method, run: Run, task: Task):
     if run.judge == "boosting" and task.kind != "multilabel":
         raise MethodError("boosted trees judge many labels only", where=run.row, field="judge",
                           remedy="judge it by the probe")
+    if run.judge == "zeroshot":
+        if not hasattr(method, "describe"):
+            raise MethodError("reads no texts", where=method.name, field="judge",
+                              remedy="judge it by the probe")
+        prompt_texts(task.name, *run.asked)
+        return
     if run.judge != "finetune":
         if method.scratch: raise MethodError("learns from labels only: nothing is there to probe",
                                              where=method.name, remedy="judge it by fine-tuning")
