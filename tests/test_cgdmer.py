@@ -183,3 +183,57 @@ def test_rivals_losses_by_plain_loops(name):
         copy = method.again(ecg)
         assert float(said.total) == pytest.approx(both + 2 * cross_entropy(copy, copy, .07), rel=1e-4)
         assert float(method.train().loss(batch, generator()).parts["alone"]) != float(said.parts["alone"])
+
+
+# ---- C-MELT
+
+def cmelt(**hyper): return rival("cmelt", size="tiny", patches=10, **hyper)
+
+
+@pytest.mark.parametrize("hyper", [{}, dict(fusion=3), dict(swap=0.), dict(lead_drop=0., strangers=1)], ids=str)
+def test_c_melt_keeps_the_contract(hyper):
+    check_method(cmelt(**hyper), Written().batch(np.arange(6)), tolerance=1e-3)
+
+
+def test_strangers_reports_are_as_many_as_asked_for_and_are_not_ones_own():
+    method, rows = cmelt(strangers=2), np.arange(6)
+    shares = []
+    for seed in range(60):
+        ecg, report = method.views(Written().batch(rows), generator(seed))
+        own = torch.from_numpy(method.told.ids[method.told.number(rows)].astype(np.int64))
+        same = (report["ids"] == own).all(1)
+        assert torch.equal(same, report["own"])
+        shares.append(float(same.float().mean()))
+        assert ecg["there"].dtype == torch.bool and ecg["there"].shape == (6, 12, 1)
+    assert .4 < np.mean(shares) < .6
+    assert all(cmelt(swap=0.).views(Written().batch(rows), generator(o))[1]["own"].all() for o in range(5))
+
+
+def test_the_least_alike_share_no_word_where_they_can():
+    from biossl.methods.cmelt import least_alike
+    ids = np.array([[2, 7, 8, 3], [2, 7, 9, 3], [2, 10, 11, 3], [2, 8, 7, 3]])
+    far = least_alike(ids, (0, 1, 2, 3), most=1)
+    assert far[:, 0].tolist() == [2, 2, 0, 2] and least_alike(ids, (0, 1, 2, 3)).shape == (4, 3)
+    assert all(k not in row for k, row in enumerate(least_alike(ids, (0,))))
+    with pytest.raises(MethodError, match="same report"): least_alike(ids[:1], (0,))
+
+
+def test_the_matched_sigmoid_by_plain_loops():
+    from biossl.methods.cmelt import matched_sigmoid
+    rng = np.random.default_rng(0)
+    a, b, own = rng.normal(size=(5, 4)), rng.normal(size=(5, 4)), np.array([1, 0, 1, 1, 0], bool)
+    terms = [np.log1p(np.exp(-(1 if i == j and own[i] else -1) * a[i] @ b[j])) for i in range(5) for j in range(5)]
+    said = matched_sigmoid(*(torch.from_numpy(o) for o in (a, b, own)))
+    assert float(said) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_whole_leads_are_left_out_and_drawn_all_the_same():
+    method, rows = cmelt(), np.arange(6)
+    views = method.eval().views(Written().batch(rows), generator())
+    with torch.no_grad():
+        said = method(views)
+        changed = [dict(views[0], x=views[0]["x"] * views[0]["there"]), views[1]]
+        other = method(changed)                  # what is left out is not read, but is asked for
+    for part in ("text", "match", "sigmoid"): assert torch.equal(said.parts[part], other.parts[part])
+    assert said.parts["ecg"] != other.parts["ecg"]
+    with pytest.raises(MethodError, match="two layers"): get_method("cmelt", fusion=1)

@@ -24,7 +24,7 @@ few = settings(deadline=None, max_examples=60)
 LEADS = ("lead_random", "lead_supervised", "st_mem")        # these cut them into patches
 RIVALS = ("lead_simclr", "lead_byol", "barlow", "moco", "simsiam", "clocs", "astcl")   # with heads
 BACKBONED = ("cnn_random", "cnn_supervised", "crt", *RIVALS)
-REPORTED = ("cgdmer", "etp", "merl")                        # these read reports
+REPORTED = ("cgdmer", "cmelt", "etp", "merl")                       # these read reports
 #: These read twelve leads of ten seconds at 100 Hz.
 TWELVE = ("dino", "tsg", "clinical_12lead", *LEADS, *BACKBONED, *REPORTED)
 
@@ -65,6 +65,7 @@ HYPER |= {name: dict(size="tiny", patches=10) for name in LEADS}
 HYPER |= {name: dict(hidden=32) for name in RIVALS}
 HYPER |= {name: dict(out=16) for name in REPORTED}
 HYPER["cgdmer"] |= dict(size="tiny", patches=10, hidden=32)
+HYPER["cmelt"] |= dict(size="tiny", patches=10)
 HYPER["crt"] = dict(width=32, depth=2, heads=2, decoder_depth=1, patch=.1)
 PPG = dict(signals=("ppg",))
 MORE = [
@@ -554,6 +555,10 @@ GOLDEN = {
         16.346691, 17.090937, 16.995073, 16.898497, 16.635134, 17.028645, 17.264442],
         [-0.543904, -0.157403, -0.073662, -0.816642, -0.412874, -0.067214, -0.03707,
         -0.758849]),
+    "cmelt": ("1", [9.579707, 9.459023, 9.545038, 9.486095, 9.452928, 9.32359, 9.224118,
+        9.188572, 9.186846, 9.139811, 9.117981, 9.01362, 8.985896, 9.080425, 9.038088,
+        9.100356, 9.141258, 9.028429, 8.989162, 8.907396], [-0.353277, -0.206026, 0.015115,
+        -0.72997, -0.216032, -0.115355, 0.060855, -0.669571]),
     "etp": ("1", [3.13886, 2.802912, 2.359357, 3.04994, 2.440927, 2.471733, 3.129088,
         2.722603, 2.385236, 2.722939, 2.253083, 2.366648, 2.50959, 2.279675, 2.598708,
         2.367653, 2.560407, 2.247386, 2.524562, 2.880139], [0.694969, 0.765558, 0.730964,
