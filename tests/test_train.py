@@ -746,6 +746,40 @@ def test_pre_training_may_see_the_same_people_in_windows_that_lie_closer(pupil, 
         launched(pupil(schedule=close[0].schedule, split="window"))
 
 
+def test_few_peoples_labels_are_told_and_all_their_signals_are_seen(pupil, monkeypatch):
+    told, fit, seen = [], launching.probe, spied(monkeypatch, "pretrain")
+    def spy(x, truth, subjects, *rest, **more):
+        told.append(set(subjects.tolist()))
+        return fit(x, truth, subjects, *rest, **more)
+    monkeypatch.setattr(launching, "probe", spy)
+    shares = (1.0, .75, .5)
+    outs = [launched(pupil(folds=3, labelled=o, schedule=replace(ONE_STEP, inner=2))) for o in shares]
+    assert len(seen) == 3                                        # one pre-training a fold serves all shares
+    whole, most, half = (told[3 * i:3 * i + 3] for i in range(3))
+    for a, b, c in zip(whole, most, half):
+        assert c < b < a and len(b) == round(.75 * len(a)) and len(c) == round(.5 * len(a))
+    for out in outs: assert sorted(out.predictions.window) == list(range(3, 30))
+    assert "n_labelled" not in outs[0].records[0]
+    for record, people in zip(outs[2].records, half): assert record["n_labelled"] == 3 * len(people)
+    run = pupil()[0]
+    assert replace(run, labelled=.5).key != run.key != replace(run, labelled=.25).key
+    with pytest.raises(RequestError, match="0 of the labels"): replace(run, labelled=0.)
+
+
+def test_fine_tuning_is_told_as_few_alone_and_stacked(pupil, monkeypatch):
+    tuned = spied(monkeypatch, "finetune")
+    launched(pupil(judge="finetune", folds=3, labelled=.5))
+    together, train = [], launching.finetune_stack
+    def spy(methods, windows, rows, *rest, **more):
+        together.extend(np.asarray(o).tolist() for o in rows)
+        return train(methods, windows, rows, *rest, **more)
+    monkeypatch.setattr(launching, "finetune_stack", spy)
+    launched(pupil(judge="finetune", folds=3, labelled=.5, seed=0, row="again",
+                   schedule=replace(ONE_STEP, tune_epochs=2)), stacked=True)
+    assert len(tuned) == 3 and all(len(o) == 9 for o in tuned)
+    assert together and all(rows in tuned for rows in together)
+
+
 class Judged(Stand):
     "A store that tells how good its windows are, signal by signal."
     cohort = "judged"

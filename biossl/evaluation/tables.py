@@ -35,6 +35,7 @@ class Row:
     labels: str = "true"           # or "shuffled" over the training subjects: must give chance
     schedule: tuple[tuple[str, Any], ...] = ()   # what of the profile's schedule it changes
     asked: tuple[str, str] = ("both", "none")    # of judge "zeroshot": the prompts' mode and control
+    labelled: float = 1.0                        # share of the training people whose labels are told
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Table:
         if row.penalties: where["schedule"] = replace(where["schedule"], penalties=row.penalties)
         where["schedule"] = where["schedule"].but(**dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
-                   judge=row.judge, labels=row.labels, asked=row.asked,
+                   judge=row.judge, labels=row.labels, asked=row.asked, labelled=row.labelled,
                    windowing=self.windows_of(row, where["cohort"], profile), **where)
 
     def windows_of(self, row: Row, cohort: str, profile: str = ""):

@@ -34,7 +34,7 @@ from .pretrain import check_batch, pretrain, thinned
 from .probe import JUDGE, boost_labels, probe
 from .stack import finetune_stack, pretrain_stack
 from .runs import (PRETRAINING, Run, check_judge, check_keys, hashed, inner_part,
-                               pretraining_rows, run_key, split_rows, taught, truth_of,
+                               labelled_rows, pretraining_rows, run_key, split_rows, taught, truth_of,
                                weights_key)
 
 _all_ = ["Run", "run_key", "split_rows", "truth_of"]
@@ -156,7 +156,9 @@ def _execute(job):
     if job.weights: return _pretrained(job, train, test)
     answer = dict(finetune=_tuned, zeroshot=_compared).get(job.run.judge, _probed)
     fit, inner = inner_part(job.run, _opened(job.folder), job.task, train)
+    fit = labelled_rows(job.run, _opened(job.folder), fit)
     said, facts = answer(job, train, fit, np.concatenate([inner, test]), _taught(job, train))
+    if job.run.labelled < 1: facts["n_labelled"] = len(fit)
     _store(job, train, inner, test, said, facts, time.perf_counter() - began)
 
 
@@ -396,7 +398,8 @@ def _tunes_on(job, sides):
     "The key and the rows of a fine-tuning."
     if job.run.judge != "finetune" or not job.task.classes or job.many or not _stacks(job):
         return None
-    return job.key, thinned(_opened(job.folder), sides[job.key][0], job.run.schedule.every)
+    windows, run = _opened(job.folder), job.run
+    return job.key, thinned(windows, labelled_rows(run, windows, sides[job.key][0]), run.schedule.every)
 
 
 def _alike(jobs, sides, rows_of) -> list[list]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'JUDGES', 'LABELS', 'PRETRAINING', 'TUNING', 'PROBING', 'Run', 'run_key', 'weights_key', 'hashed',
-           'truth_of', 'split_rows', 'folds_of_all', 'pretraining_rows', 'inner_part', 'taught', 'check_keys',
-           'check_judge']
+           'truth_of', 'split_rows', 'folds_of_all', 'pretraining_rows', 'inner_part', 'labelled_rows', 'taught',
+           'check_keys', 'check_judge']
 
 # %% ../../nbs/train/runs.ipynb #327e9dc6
 import hashlib
@@ -54,6 +54,7 @@ class Run:
     judge: str = "probe"
     labels: str = "true"
     asked: tuple[str, str] = ("both", "none")   # of zero-shot: the prompts' mode and control
+    labelled: float = 1.0   # share of the training people whose labels the judge is told
 
     def __post_init__(self):
         for name in ("hyper", "options"):
@@ -62,6 +63,9 @@ class Run:
             if (given := getattr(self, name)) not in known:
                 raise RequestError(f"no {name} {given}", where=self.row, field=name,
                                    remedy=nearest(given, known))
+        if not 0 < self.labelled <= 1:
+            raise RequestError(f"{self.labelled:g} of the labels", where=self.row, field="labelled",
+                               remedy="a share above 0, 1 at most")
         if not 0 <= self.seed < 2**32:
             raise RequestError(f"no seed {self.seed}", where=self.row, field="seed",
                                remedy="a whole number from 0 to 4294967295")
@@ -127,7 +131,8 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
     kind, run = method_class(run.method), run.on(device)
     facts = asdict(run) | dict(windowing=run.windowing.told, config=run.config,
                                version=kind.version, data=data, judge_version=JUDGE)
-    for name in ("row", "hyper", *(["asked"] if run.judge != "zeroshot" else [])): del facts[name]
+    later = dict(asked=run.judge == "zeroshot", labelled=run.labelled < 1)
+    for name in ("row", "hyper", *(o for o, matters in later.items() if not matters)): del facts[name]
     told = set(TUNING if run.judge == "finetune" else PROBING)
     if run.pretrains or kind.scratch: told |= {*PRETRAINING, "every"}
     facts["schedule"] = {o: getattr(run.schedule, o) for o in told} | _later(run)
@@ -275,6 +280,18 @@ def inner_part(run: Run, windows, task: Task, train) -> tuple[np.ndarray, np.nda
     fold = source_folds(_in_sight(subjects), truth_of(windows, task)[train], sources, 8, run.seed)
     assert_disjoint(subjects[fold > 0], subjects[fold == 0], what=f"{run.row}, inner part")
     return train[fold > 0], train[fold == 0]
+
+
+def labelled_rows(run: Run, windows, rows) -> np.ndarray:
+    """Those of `rows` whose people the judge is told the labels of.
+
+    The people are drawn from the run's seed, one at least; fewer are part of more.
+    """
+    if run.labelled == 1: return rows
+    subjects = windows.labels("subject").astype(str)[rows]
+    people = np.unique(subjects)
+    drawn = np.random.default_rng(run.seed).permutation(people)
+    return rows[np.isin(subjects, drawn[:max(1, round(run.labelled * len(people)))])]
 
 
 def _in_sight(subjects) -> np.ndarray:
