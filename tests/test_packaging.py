@@ -44,7 +44,7 @@ def test_wheel_says_what_it_needs_and_under_which_licence(wheel):
     with zipfile.ZipFile(wheel) as z:
         read = {o.rpartition("/")[2]: z.read(o).decode() for o in z.namelist() if "dist-info" in o}
     meta = email.message_from_string(read["METADATA"])
-    assert set(meta.get_all("Provides-Extra")) == {"book", "dev"}
+    assert set(meta.get_all("Provides-Extra")) == {"book", "dev", "text"}
     assert meta["License"] == "Apache-2.0" and {"LICENSE", "NOTICE"} <= set(read)
     needed = [o for o in meta.get_all("Requires-Dist") if "extra" not in o]
     assert any(o.startswith("torch") for o in needed)

@@ -22,6 +22,7 @@ from biossl.cohorts.registry import Card, Cohort, Task
 from biossl.data.errors import MethodError, RequestError, SplitError, StoreError
 from biossl.data.recordings import Recording, Signal
 from biossl.data.store import Windowing, pack
+from biossl.evaluation.tables import Row, Table
 from biossl.methods.contract import Loss, Method, as_tensor, seeded
 from biossl.train.launch import Run, launch, run_key, split_rows
 from biossl.train.loop import batch_rows
@@ -778,6 +779,45 @@ def test_fine_tuning_is_told_as_few_alone_and_stacked(pupil, monkeypatch):
                    schedule=replace(ONE_STEP, tune_epochs=2)), stacked=True)
     assert len(tuned) == 3 and all(len(o) == 9 for o in tuned)
     assert together and all(rows in tuned for rows in together)
+
+
+@dataclass(frozen=True)
+class Parted(Toy):
+    "The toy with a published split: six people to learn from, one to choose on, two to be tested."
+    tasks = (*Toy.tasks, Task("many", "many", "multilabel", ("a", "b")))
+    twice: bool = False     # somebody is in two parts
+
+    def recordings(self, folder):
+        for i, o in enumerate(super().recordings(folder)):
+            part = "" if i == 9 else "train" if i < 6 else "val" if i == 6 else "test"
+            labels = o.labels | dict(part=part, af_part=part, many_part=part, many_a=i % 2, many_b=1 - i % 2,
+                                     source="toy", rate_part="train" if i < 9 else "")
+            yield replace(o, labels=labels, subject="p8" if self.twice and i == 8 else o.subject)
+
+    def fingerprint(self, folder): return dict(people=self.people, parted=True, twice=self.twice)
+
+
+def test_a_published_split_is_taken_as_it_is(pupil, monkeypatch):
+    monkeypatch.setattr(Run, "source", lambda run: (Parted(**dict(run.options)), run.windowing, None))
+    seen, split = spied(monkeypatch, "pretrain"), dict(split="published", folds=1)
+    out = launched([o for task in ("af", "many") for o in pupil(task=task, **split)])
+    for record in out.records:
+        frame = out.predictions[out.predictions.run == record["key"]]
+        assert set(frame.recording) == {"r7", "r8"} and record["folds"] == 1
+    assert [o.get("n_inner") for o in out.records] == [None, 3]            # the validation part
+    assert seen == [list(range(18))]       # r0, too, which has no rhythm; both tasks' at once
+    for wrong, said in ((dict(task="rate"), "no window at hand is in the published test part"),
+                        (dict(task="lost"), "lost_part"), (dict(options=(("twice", True),)), "published split")):
+        with pytest.raises(MethodError, match=said): launched(pupil(**split | wrong))
+    with pytest.raises(RequestError, match="one split is published"): pupil(split="published", folds=2)
+
+
+def test_a_table_runs_a_published_split_once(pupil):
+    table = Table("t", "03_t", "", "af", metrics=("auroc",), rows=(
+        Row("Once", "raw_moments", split="published"), Row("Each", "raw_moments")))
+    runs = table.runs("toy", "smoke")
+    assert [o.folds for o in runs if o.row == "Once"] == [1]
+    assert len([o for o in runs if o.row == "Each"]) == runs[-1].folds > 1
 
 
 class Judged(Stand):

@@ -79,11 +79,11 @@ class Table:
         profile, cohort = self.profile(profile), cohort or self.cohort
         own = dict(self.options) if cohort == self.cohort else {}
         options = dict(profile.options(cohort)) | own | dict(options or {})
-        where = dict(cohort=cohort, options=tuple(sorted(options.items())), folds=profile.folds,
-                     schedule=profile.schedule)
-        return [self.one_run(row, profile.name, fold=fold, seed=each, **where)
+        where = dict(cohort=cohort, options=tuple(sorted(options.items())), schedule=profile.schedule)
+        folds = {o.name: 1 if o.split == "published" else profile.folds for o in self.rows}
+        return [self.one_run(row, profile.name, fold=k, folds=folds[row.name], seed=each, **where)
                 for row in self.rows for each in range(seed, seed + profile.seeds)
-                for fold in range(profile.folds)]
+                for k in range(folds[row.name])]
 
     def one_run(self, row: Row, profile: str = "", **where):
         "The `Run` of one row; `where` says cohort, options, fold, folds, seed and schedule."

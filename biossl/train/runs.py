@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'JUDGES', 'LABELS', 'PRETRAINING', 'TUNING', 'PROBING', 'Run', 'run_key', 'weights_key', 'hashed',
-           'truth_of', 'split_rows', 'folds_of_all', 'pretraining_rows', 'inner_part', 'labelled_rows', 'taught',
-           'check_keys', 'check_judge']
+           'truth_of', 'split_rows', 'published_rows', 'folds_of_all', 'pretraining_rows', 'inner_part',
+           'labelled_rows', 'taught', 'check_keys', 'check_judge']
 
 # %% ../../nbs/train/runs.ipynb #327e9dc6
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..cohorts.prompts import prompt_texts
 from ..cohorts.registry import Task, get_cohort, locate
-from ..data.errors import MethodError, RequestError, nearest
+from ..data.errors import MethodError, RequestError, SplitError, nearest
 from ..data.splits import (assert_disjoint, cohort_folds, released_folds, source_folds,
                                 subject_folds, window_folds)
 from ..data.store import Windowing, store_key
@@ -28,8 +28,9 @@ from .profiles import Schedule
 
 # %% ../../nbs/train/runs.ipynb #2fd722b6
 #: By person, anew for each task, or the same for all tasks of a cohort, so that one pre-training
-#: serves them all; by window or by recording, which is wrong, to show by how much.
-SPLITS = ("subject", "cohort", "window", "recording")
+#: serves them all; once, as published; by window or by recording, which is wrong, to show by how
+#: much.
+SPLITS = ("subject", "cohort", "published", "window", "recording")
 #: On frozen weights a linear model, or boosted trees; or all weights and a head are trained; or
 #: nothing is: windows are compared with what is written of each class.
 JUDGES = ("probe", "boosting", "finetune", "zeroshot")
@@ -69,6 +70,9 @@ class Run:
         if not 0 <= self.seed < 2**32:
             raise RequestError(f"no seed {self.seed}", where=self.row, field="seed",
                                remedy="a whole number from 0 to 4294967295")
+        if self.split == "published" and self.folds != 1:
+            raise RequestError(f"one split is published, not {self.folds}", where=self.row,
+                               field="folds", remedy="1")
         if not 0 <= self.fold < self.folds:
             raise RequestError(f"no fold {self.fold} of {self.folds}", where=self.row, field="fold")
 
@@ -184,6 +188,7 @@ def truth_of(windows, task: Task) -> np.ndarray:
 
 def split_rows(run: Run, windows, task: Task):
     "Rows of the training and of the test windows; raises `SplitError` where somebody is in both."
+    if run.split == "published": return published_rows(run, windows, task)[::2]
     truth = truth_of(windows, task)
     rows = _asked(truth, task)
     fold = _folds(run, windows, truth, task, rows)
@@ -192,6 +197,25 @@ def split_rows(run: Run, windows, task: Task):
         subjects = windows.labels("subject").astype(str)
         assert_disjoint(subjects[train], subjects[test], what=f"{run.row}, fold {run.fold}")
     return train, test
+
+
+def published_rows(run: Run, windows, task: Task):
+    """Rows of the published training, validation and test part of the task, if their truth is known.
+
+    The label `TASK_part` says train, val or test, or nothing where a recording is in none. Raises
+    `RequestError` where there is no such label, `SplitError` where somebody is in two parts, or
+    nobody in one that is needed.
+    """
+    part = windows.labels(f"{task.key}_part").astype(str)
+    known = _asked(truth_of(windows, task), task)
+    rows = [known[part[known] == o] for o in ("train", "val", "test")]
+    for name, o in (("train", rows[0]), ("test", rows[2])):
+        if not len(o): raise SplitError(f"no window at hand is in the published {name} part",
+                                        where=run.row, field=task.name, remedy="split by subject")
+    subjects = windows.labels("subject").astype(str)
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert_disjoint(subjects[rows[i]], subjects[rows[j]], what=f"{run.row}, published split")
+    return tuple(rows)
 
 
 def _asked(truth, task) -> np.ndarray:
@@ -234,17 +258,22 @@ def _rows_of_training(run, windows, train, test) -> np.ndarray:
     "All rows of the training side, before any is left out."
     schedule = run.schedule
     if schedule.sees == "all": rows = np.arange(len(windows))
+    elif run.split == "published" and "part" in windows.index:   # of all tasks together
+        rows = np.flatnonzero(windows.labels("part").astype(str) == "train")
+        subjects = windows.labels("subject").astype(str)
+        assert_disjoint(subjects[rows], subjects[test], what="pre-training")
     elif run.split == "cohort":
         rows = np.flatnonzero(folds_of_all(run, windows) != run.fold)
         subjects = windows.labels("subject").astype(str)
         assert_disjoint(subjects[rows], subjects[test], what="pre-training")
-    else: rows = train if run.split != "subject" else unlabelled(windows, train, test)
+    elif run.split in ("subject", "published"): rows = unlabelled(windows, train, test)
+    else: rows = train
     return rows
 
 
 def _rows_of_people(run, windows, rows, test, dense) -> np.ndarray:
     "All rows of `dense` that are of the subjects of the `rows` of `windows`."
-    if run.split not in ("subject", "cohort"):
+    if run.split not in ("subject", "cohort", "published"):
         raise RequestError(f"folds by {run.split} have no other windows of the same people",
                            where=run.row, field="hop", remedy="a split by subject, or by cohort")
     subjects, there = (o.labels("subject").astype(str) for o in (windows, dense))
@@ -275,6 +304,7 @@ def inner_part(run: Run, windows, task: Task, train) -> tuple[np.ndarray, np.nda
     Only where there are many labels; else all are learned from.
     """
     if task.kind != "multilabel": return train, train[:0]
+    if run.split == "published": return train, published_rows(run, windows, task)[1]
     subjects = windows.labels("subject").astype(str)[train]
     sources = windows.labels("source").astype(str)[train]
     fold = source_folds(_in_sight(subjects), truth_of(windows, task)[train], sources, 8, run.seed)
