@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from biossl.cohorts.benchmarks import CLASSES
 from biossl.data.errors import RequestError
-from biossl.cohorts.prompts import (CONTROLS, EXCLUDED, MODES, Prompt, class_prompt,
+from biossl.cohorts.prompts import (CONTROLS, EXCLUDED, MODES, SETS as CLASSES, Prompt, class_prompt,
                                        prompt_text, prompt_texts, prompts, prompts_folder)
 
 SETS = (*CLASSES, EXCLUDED)
@@ -30,9 +29,15 @@ def test_keys_are_the_classes_and_texts_are_short_and_told_apart(name):
         assert o.description.endswith(".") and not o.name.endswith(".")
 
 
-def test_there_are_106_and_4_of_no_class():
-    assert [len(prompts(o)) for o in SETS] == [5, 23, 19, 12, 9, 38, 4]
+def test_there_are_130_and_4_of_no_class():
+    assert [len(prompts(o)) for o in SETS] == [5, 23, 19, 12, 9, 38, 24, 4]
     assert not set(prompts(EXCLUDED)) & set(CLASSES["csn"])
+
+
+def test_simulated_patients_can_be_asked_for_all_of_their_classes():
+    from biossl.cohorts.registry import get_cohort
+    task = get_cohort("simulated_12lead").task("dx")
+    assert list(prompt_texts(task.name)) == list(task.classes)
 
 
 # A description that names another class of its set, because the one implies the other
@@ -71,22 +76,25 @@ def test_spelling_is_american_as_in_reports(name):
 # Findings that tell a class from the one it is most easily taken for, in any set that has both:
 # (classes, words it has to say, words that would make it the other)
 TELLING = [
-    (("AFIB",), "irregular", "sawtooth|flutter"), (("AFLT",), "sawtooth", "fibrill|irregular"),
+    (("AFIB",), "irregular", "sawtooth|flutter"),
+    (("AFLT", "AFL"), "sawtooth", "fibrill|irregular"), (("STach",), "more than 100", "fewer"),
     (("SBRAD", "SB"), "fewer than 60", "above|more than 100"),
-    (("STACH",), "more than 100", "fewer"), (("1AVB", "LPR", "PRIE"), "200 ms", "dropped|short"),
+    (("STACH",), "more than 100", "fewer"), (("1AVB", "IAVB", "LPR", "PRIE"), "200 ms", "dropped|short"),
     (("CRBBB", "RBBB"), "V1", "notched"), (("CLBBB", "LBBB"), "notched R", "rSR"),
     (("IMI", "ISCI"), "II, III and aVF", "V1"), (("LMI",), "I, aVL, V5 and V6", "II|V1"),
-    (("PMI",), "V1 to V3", "II"), (("ALS",), "positive QRS in I, negative in II", "plus"),
-    (("ARS",), "negative QRS in I, positive in aVF", "minus"),
+    (("PMI",), "V1 to V3", "II"), (("ALS", "LAD"), "positive QRS in I, negative in II", "plus"),
+    (("ARS", "RAD"), "negative QRS in I, positive in aVF", "minus"),
     (("CR",), "late, in V5 or V6", "early"), (("CCR",), "early, in V1 or V2", "late"),
     (("STDD", "STD"), "below|depressed", "elevat|above|raised"),
-    (("STTU",), "elevated", "below|depress"), (("LVOLT", "LVQRSAL"), "below 0.5 mV", "large|tall"),
+    (("STTU",), "elevated", "below|depress"), (("LVOLT", "LVQRSAL", "LQRSV"), "below 0.5 mV", "large|tall"),
     (("HVOLT",), "large", "below"), (("LAO/LAE",), "notched", "peaked"),
     (("RAO/RAE",), "peaked", "notched"), (("WPW", "VPE"), "PR interval below 120 ms", "200"),
     (("RVH",), "R.{0,6} in V1", "tall R in V5"), (("LVH",), "tall R.{0,8} in V5", "right axis"),
     (("VPB", "PVC", "VPC", "VEB"), "wide|broad", "narrow"),
     (("APB", "PAC", "JEB"), "narrow", "wide|broad"), (("VEB", "JEB"), "late", "early"),
-    (("VPB", "PVC", "VPC", "PAC"), "early", "late")]
+    (("VPB", "PVC", "VPC", "PAC"), "early", "late"), (("LAnFB",), "rS in II, III and aVF", "plus"),
+    (("IRBBB",), "V1.*110 and 120 ms", "120 ms or more"), (("PR",), "spikes", "sinus"),
+    (("Brady",), "fewer than 60.*without sinus", "regular"), (("TInv",), "Negative", "flat")]
 
 
 @pytest.mark.parametrize("classes, says, never", TELLING)
@@ -100,7 +108,8 @@ def test_defining_findings_are_said_and_those_of_the_opposite_are_not(classes, s
 
 
 def test_keys_that_mislead_are_named_for_what_their_publisher_means():
-    csn = prompts("csn")
+    csn, dx = prompts("csn"), prompts("dx")
+    assert (dx["AF"].name, dx["PR"].name) == ("atrial fibrillation", "pacing rhythm")
     assert (csn["AF"].name, csn["AFIB"].name) == ("atrial flutter", "atrial fibrillation")
     assert csn["ST"].name == "sinus tachycardia" and csn["TWO"].name == "inverted T wave"
     assert csn["CR"].name == "clockwise rotation" and "axis" in csn["ALS"].name
