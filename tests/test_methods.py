@@ -22,7 +22,8 @@ few = settings(deadline=None, max_examples=60)
 
 
 LEADS = ("lead_random", "lead_supervised", "st_mem")        # these cut them into patches
-RIVALS = ("lead_simclr", "lead_byol", "barlow", "moco", "simsiam", "clocs", "astcl")   # with heads
+RIVALS = ("lead_simclr", "lead_byol", "barlow", "moco", "simsiam", "lead_tstcc", "clocs",
+          "astcl")                                          # with heads
 BACKBONED = ("cnn_random", "cnn_supervised", "crt", *RIVALS)
 REPORTED = ("cgdmer", "cmelt", "etp", "merl")                       # these read reports
 #: These read twelve leads of ten seconds at 100 Hz.
@@ -542,6 +543,10 @@ GOLDEN = {
         -0.022196, 0.002789, 0.020728, 0.000885, 4e-05, -0.02275, -0.004937, -0.006901,
         -0.000943, 0.025769, 0.014863, -0.015378, 0.007691], [0.701288, 0.762748, 1.077216,
         1.369395, 0.544588, 0.8333, 1.258092, 1.352073]),
+    "lead_tstcc": ("1", [6.096648, 6.126099, 6.067257, 6.026418, 6.063144, 6.107367, 6.114897,
+        6.051818, 6.116858, 6.101961, 6.02387, 6.137851, 6.057188, 6.097818, 6.090602, 6.086429,
+        6.064309, 6.04764, 6.064646, 6.087341], [0.690088, 0.784813, 0.72597, 0.639422, 0.614855,
+        0.772467, 0.650203, 0.89925]),
     "clocs": ("1", [2.048875, 2.123248, 2.058537, 2.065198, 2.141455, 2.086501, 2.07163,
         2.103716, 2.088774, 2.056064, 2.052314, 2.089154, 2.108609, 2.078411, 2.063637,
         2.103234, 2.052125, 2.07376, 2.094489, 2.112554], [0.820689, 0.827684, 0.803162,

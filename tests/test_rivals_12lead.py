@@ -1,4 +1,5 @@
 """Rivals on twelve leads: losses against plain loops, and that each sees what it says it sees."""
+import importlib
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_alignment import cosine, drawn
 from test_methods import RIVALS, Stand, a_batch
+from test_rivals import plain_context, plain_nt_xent, plain_temporal, weights
 from torch.nn import functional as F
 
 from biossl.data.errors import MethodError
@@ -31,7 +33,8 @@ HEADS = dict(hidden=16, out=8)
 
 def built(name, **hyper):
     "The method, small, and told whose the windows of `batch()` are."
-    heads = HEADS if issubclass(method_class(name), TwoViews) or name in ("clocs", "astcl") else {}
+    headed = issubclass(method_class(name), TwoViews) or name in ("lead_tstcc", "clocs", "astcl")
+    heads = HEADS if headed else {}
     method = get_method(name, **heads | hyper)
     if "row" in method.keys: method.prepare(Stand(batch()), np.arange(8))
     return method
@@ -269,6 +272,60 @@ def test_simsiam_tells_collapse():
     assert spread(torch.ones(5, 3)) < 1e-6
 
 
+# -- TS-TCC ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(3))
+def test_tstcc_of_leads_is_that_of_numpy(monkeypatch, seed):
+    "The views are given, the instant is the generator's; tokens are those of plain convolutions."
+    room = importlib.import_module("biossl.methods.tstcc")
+    method = built("lead_tstcc", drop=0., depth=2, steps=4, seed=seed).double().eval()
+    weak, strong = torch.randn(2, 8, 12, 1000, dtype=torch.float64, generator=generator(seed))
+    monkeypatch.setattr(room, "scaling", lambda x, g: weak)
+    monkeypatch.setattr(room, "permute", lambda x, g, most: strong)
+    monkeypatch.setattr(room, "lead_noise", lambda x, g, low, high: x)
+    loss = method.loss(batch(), generator(seed))
+
+    t = torch.randint(63 - 4, (), generator=generator(seed)).item()      # 63 tokens in ten seconds
+    z = [plain_resnet(method.encoder, o).transpose(1, 2).numpy() for o in (weak, strong)]
+    z = [o / np.linalg.norm(o, axis=2, keepdims=True) for o in z]
+    assert z[0].shape == (8, 63, 64)
+    context = [np.stack([plain_context(weights(method.foreteller), o[:t + 1], 2, 4) for o in view])
+               for view in z]
+    maps, head = weights(method.maps), weights(method.projector)
+    foretold = [(c @ maps["weight"].T + maps["bias"]).reshape(8, 4, 64) for c in context]
+    coming = [o[:, t + 1:t + 5] for o in z]
+    temporal = sum(plain_temporal(o, c) for o, c in zip(coming[::-1], foretold))
+    seen = [np.maximum(c @ head["0.weight"].T + head["0.bias"], 0) @ head["2.weight"].T
+            + head["2.bias"] for c in context]
+    contextual = plain_nt_xent(*seen, .2)
+    assert loss.parts["temporal"].item() == pytest.approx(temporal, abs=1e-5)
+    assert loss.parts["contextual"].item() == pytest.approx(contextual, abs=1e-5)
+    assert loss.total.item() == pytest.approx(temporal + .7 * contextual, abs=1e-5)
+
+
+def test_tstcc_cuts_all_leads_alike_and_scales_around_what_it_is_told():
+    method = built("lead_tstcc", noise=0., segments=4)
+    x = batch()
+    x["ecg"] = np.repeat(x["ecg"][:, :1], 12, 1) * np.linspace(1, 2, 12, dtype="f4")[:, None]
+    view, read = method.views(x, generator())[0], method.read(x)
+    torch.testing.assert_close(view["strong"], view["strong"][:, :1].expand(-1, 12, -1))
+    assert not torch.equal(view["strong"], read)
+    torch.testing.assert_close(view["strong"].sort(-1).values, read.sort(-1).values)
+    factors = (view["weak"] / read).mean((1, 2))
+    assert factors.std() > .02 and abs(factors.mean() - 1) < .15
+    released = built("lead_tstcc", scale=2.).views(x, generator())[0]["weak"]
+    torch.testing.assert_close((released / read).mean((1, 2)), factors + 1)
+
+
+def test_tstcc_of_leads_draws_every_instant_that_leaves_room():
+    x, method = torch.zeros(2, 12, 1000), built("lead_tstcc", steps=60)
+    seen = {method.views(dict(ecg=x), generator(seed))[0]["past"].unique().item()
+            for seed in range(40)}
+    assert seen == {1, 2, 3}
+    with pytest.raises(MethodError, match="cannot foretell 63 of 63") as e:
+        built("lead_tstcc", steps=63).views(dict(ecg=x), generator())
+    assert (e.value.where, e.value.field) == ("lead_tstcc", "ecg")
+
+
 # -- people ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["clocs", "astcl"])
 def test_whose_windows_must_be_told_first(name):
@@ -399,7 +456,7 @@ def test_crt_hides_more_and_more():
 # -- what is refused ---------------------------------------------------------------------------
 @pytest.mark.parametrize("name, hyper, says", [
     ("cnn_random", dict(encoder="cmm"), "cnn"), ("lead_simclr", dict(views=("crpo",)), "crop"),
-    ("clocs", dict(over="segment"), "segments"), ("crt", dict(patch=.3), "even"),
+    ("clocs", dict(over="segment"), "segments"), ("lead_tstcc", dict(encoder="trans"), "cnn"), ("crt", dict(patch=.3), "even"),
     ("barlow", dict(size="huge"), "tiny")])
 def test_unknown_switches_come_with_what_there_is(name, hyper, says):
     with pytest.raises(MethodError, match=says): get_method(name, **hyper)
