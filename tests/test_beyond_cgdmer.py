@@ -1,0 +1,42 @@
+"""What chapters ask of a trained CG-DMER beyond its tables: of the people whom each fold tests."""
+import numpy as np
+import pytest
+
+from biossl.data.store import Windowing
+from biossl.evaluation.retrieval import (draw_retrieval, galleries, retrieval, trained_methods,
+                                         untrained_methods)
+from biossl.train.launch import Run
+from biossl.train.profiles import Schedule
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    "Two folds of a small CG-DMER on simulated patients with reports."
+    windowing = Windowing(signals=(("ecg", 100.0),), seconds=10.0, hop=10.0, beats=(), normalise="none")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BIOSSL_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("BIOSSL_DATA", raising=False)
+        yield [Run("CG-DMER", "cgdmer", cohort="simulated_12lead", options=dict(
+            subjects=24, reports=True).items(), windowing=windowing, task="dx", fold=k, folds=2,
+            judge="zeroshot", hyper=dict(size="tiny", patches=10, words=2, hidden=16, out=8).items(),
+            schedule=Schedule(epochs=1, steps=1, batch=8)) for k in range(2)]
+
+
+@pytest.fixture(scope="module")
+def trained(runs): return trained_methods(runs, "cpu")
+
+
+@pytest.fixture(scope="module")
+def untrained(runs): return untrained_methods(runs)
+
+
+def test_galleries_are_of_those_whom_each_fold_tests(runs, trained, untrained):
+    made, plain = (galleries(runs, o, "cpu") for o in (trained, untrained))
+    people = [set(o.subjects) for o in made]
+    assert not people[0] & people[1] and len(people[0] | people[1]) == 24
+    for a, b in zip(made, plain):
+        assert a.subjects.tolist() == b.subjects.tolist() and not np.allclose(a.ecg, b.ecg)
+        for o in (a.ecg, a.text, b.ecg): np.testing.assert_allclose(np.linalg.norm(o, axis=1), 1, atol=1e-5)
+    frame = retrieval(made, 50)
+    assert frame["value"].notna().all() and (frame["low"] <= frame["value"]).all()
+    assert len(draw_retrieval({"CG-DMER": frame}).axes) == 2
