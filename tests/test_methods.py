@@ -1,7 +1,7 @@
 """Every method keeps the contract; the clinician's numbers against a loop; losses as they were."""
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch import nn
 from biossl.data.errors import MethodError
 from biossl.methods.clinical import ALARM_FEATURES, alarm_features, beat_features, intervals
 from biossl.methods.contract import (Loss, Method, as_tensor, check_method, get_method, load_method,
-                                     method_names, save_method, seeded)
+                                     method_class, method_names, save_method, seeded)
 from biossl.nn.losses import nt_xent
 from biossl.train.pretrain import pretrain
 from biossl.train.profiles import Schedule
@@ -249,6 +249,46 @@ def test_a_sound_learner_passes(kind, nameless):
     (Severed, "no gradient")])
 def test_a_broken_learner_is_refused(kind, says, nameless):
     with seeded(0), pytest.raises(MethodError, match=says): check_method(kind(), a_batch())
+
+
+@dataclass(frozen=True)
+class Switches:
+    signals: tuple[str, ...] = ("ecg",)
+    pool: str = "mean"
+    norm: str = "none"
+
+
+class Pooled(Plain):
+    Config = Switches
+    choices = dict(pool=("mean", "max"), norm=("none", "unit"))
+
+
+class Normed(Plain):
+    Config = Switches
+    choices = dict(norm=("none", "zscore"))
+
+
+class Both(Normed, Pooled): pass
+
+
+@pytest.mark.parametrize("kind, wrong, says", [
+    (Pooled, dict(pool="meen"), "pool: no pool meen .*mean"), (Both, dict(pool="min"), "mean"),
+    (Both, dict(norm="unit"), "norm: no norm unit .*none, zscore"),   # the first base's word counts
+    (Normed, dict(norm="unit"), "none, zscore"), (Pooled, dict(norm="zscore"), "unit")])
+def test_a_switch_is_one_of_its_choices_and_of_those_of_all_bases(kind, wrong, says):
+    with pytest.raises(MethodError, match=says) as e: kind(Switches(**wrong))
+    assert e.value.field in wrong
+    kind(), Normed(Switches(pool="anything")), Both(Switches(pool="max", norm="zscore"))
+
+
+def test_choices_name_hyper_parameters_and_defaults_are_among_them():
+    for name in NAMES:
+        kind = method_class(name)
+        for base in kind.__mro__:
+            for field, known in vars(base).get("choices", {}).items():
+                assert field in {o.name for o in fields(kind.Config)}, (name, field)
+                with pytest.raises(MethodError, match=f"no {field} none of these"):
+                    get_method(name, **{field: "none of these"})
 
 
 def test_a_batch_without_what_the_method_reads_is_refused():

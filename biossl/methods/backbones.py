@@ -29,7 +29,7 @@ WIDTHS = dict(paper=64, small=32, mini=16, tiny=8)   #: of the first stage, by s
 
 class Backboned(Leads):
     "Base of the rivals, on windows `(N, 12, T)`."
-    choices = Leads.choices | dict(encoder=ENCODERS)
+    choices = dict(encoder=ENCODERS)
 
     @dataclass(frozen=True)
     class Config(Leads.Config):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
+from ..data.errors import MethodError
 from .contract import Method, as_tensor, check_method, get_method, read
 from ..nn.encoders import (Branch, Branches, ConvEncoder, MeanReadout, SegmentReadout,
                                 deep_body)
@@ -25,6 +25,7 @@ READOUTS = ("segment", "mean")                            #: how it makes one ve
 
 class Branched(Method):
     "Base of the methods with one encoder a signal: windows `(N, C, T)` to vectors `(N, 128)`."
+    choices = dict(encoder=ENCODERS, readout=READOUTS)
 
     @dataclass(frozen=True)
     class Config:
@@ -46,10 +47,6 @@ class Branched(Method):
 
     def __init__(self, config=None):
         super().__init__(config)
-        for name, known in (("encoder", ENCODERS), ("readout", READOUTS)):
-            if (value := getattr(self.config, name)) not in known:
-                raise MethodError(f"no {name} {value}", where=self.name,
-                                  remedy=nearest(value, known))
         self.encoders = Branches(self.signals, self._branch)
 
     def _branch(self) -> nn.Module:

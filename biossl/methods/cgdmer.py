@@ -29,7 +29,7 @@ ALIGNED, FEATURES = ("masked", "full"), ("encoder", "shared", "both")
 class CGDMER(Reported, Leads):
     "ECG and report, masked, disentangled, aligned; the ECG's encoder is probed."
     name = "cgdmer"
-    choices = Leads.choices | dict(
+    choices = dict(
         mask=MASKS, decoder=DECODERS, rec_reduction=REDUCTIONS, sentinel=SENTINELS,
         text_rec=("seq2seq", "mlm"), contrast=CONTRASTS, siglip_scale=SCALES,
         siglip_reduction=SIGLIP_REDUCTIONS, objective=OBJECTIVES, sp_use=USES, align_on=ALIGNED,

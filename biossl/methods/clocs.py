@@ -36,7 +36,7 @@ _LIMBS, _CHEST = range(6), range(6, 12)
 class CLOCS(OfPeople):
     "The encoder, pre-trained by finding the other half, and other windows of the same person."
     name = "clocs"
-    choices = OfPeople.choices | dict(over=OVER)
+    choices = dict(over=OVER)
 
     @dataclass(frozen=True)
     class Config(OfPeople.Config):

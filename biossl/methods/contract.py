@@ -38,6 +38,7 @@ class Method(nn.Module):
     scratch = False   # is only ever trained with labels, from random weights
     least_batch = 1   # windows without which its loss has no meaning
     stacks = True     # its runs may be trained in one model
+    choices = {}      # hyper-parameter: what it may be; those of the bases hold, too
 
     @dataclass(frozen=True)
     class Config:
@@ -47,6 +48,16 @@ class Method(nn.Module):
     def __init__(self, config=None):
         super().__init__()
         self.config = config or self.Config()
+        self._check_choices()
+
+    def _check_choices(self):
+        "Raise `MethodError` for a hyper-parameter that is none of its choices."
+        known = {}
+        for base in reversed(type(self).__mro__): known |= vars(base).get("choices", {})
+        for name, these in known.items():
+            if (value := getattr(self.config, name)) not in these:
+                raise MethodError(f"no {name} {value}", where=self.name, field=name,
+                                  remedy=nearest(value, these))
 
     @property
     def signals(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
+from ..data.errors import MethodError
 from .contract import Method, as_tensor, check_method, for_windows, get_method, read
 from .patched import decaying, warm_cosine
 from ..nn.layers import parameters
@@ -47,10 +47,6 @@ class Leads(Method):
     def __init__(self, config=None):
         super().__init__(config)
         c = self.config
-        for field, known in self.choices.items():
-            if (value := getattr(c, field)) not in known:
-                raise MethodError(f"no {field} {value}", where=self.name, field=field,
-                                  remedy=nearest(value, known))
         if c.signals != ("ecg",) or "ecg" not in dict(c.rates):
             raise MethodError("reads the ecg alone", where=self.name, field="signals")
         size = SIZES[c.size]

@@ -40,7 +40,7 @@ class Masked(Patched):
     "Base of the methods that rebuild what is hidden; subclasses write `views`, `forward`, `embed`."
     trains = True
     stacks = False
-    choices = Patched.choices | dict(mask_schedule=LADDERS)
+    choices = dict(mask_schedule=LADDERS)
 
     @dataclass(frozen=True)
     class Config(Patched.Config):

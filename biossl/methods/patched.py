@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
+from ..data.errors import MethodError
 from .contract import Loss, Method, as_tensor, check_method, get_method, read
 from ..nn.crossmodal import SIZES, SignalEncoder, Wiring, new_encoder
 from ..nn.dino import decay_groups
@@ -48,7 +48,7 @@ def decaying(module: nn.Module):
 # %% ../../nbs/methods/patched.ipynb #bd31de21
 class Patched(Method):
     "Base of the methods on windows cut into patches: how large, how read, how optimised."
-    choices = dict(size=SIZES, decay=("all", "matrices"))   # what a hyper-parameter may be
+    choices = dict(size=SIZES, decay=("all", "matrices"))
 
     @dataclass(frozen=True)
     class Config:
@@ -71,10 +71,6 @@ class Patched(Method):
     def __init__(self, config=None):
         super().__init__(config)
         c = self.config
-        for field, known in self.choices.items():
-            if (value := getattr(c, field)) not in known:
-                raise MethodError(f"no {field} {value}", where=self.name, field=field,
-                                  remedy=nearest(value, known))
         size = SIZES[c.size]
         self.size = size if c.dropout is None else replace(size, dropout=c.dropout)
 

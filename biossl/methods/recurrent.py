@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
 from .branches import Branched
 from .contract import Method, check_method, get_method
 from ..nn.encoders import STEM, Branches, Stem
@@ -35,6 +34,7 @@ class LSTM(Method):
     name = "lstm"
     scratch = True
     directions = 1
+    choices = dict(form=FORMS, read=READS)
 
     @dataclass(frozen=True)
     class Config:
@@ -49,10 +49,6 @@ class LSTM(Method):
     def __init__(self, config=None):
         super().__init__(config)
         c = self.config
-        for name, known in (("form", FORMS), ("read", READS)):
-            if (value := getattr(c, name)) not in known:
-                raise MethodError(f"no {name} {value}", where=self.name,
-                                  remedy=nearest(value, known))
         self.encoders = Branches(c.signals, nn.Identity if c.form == "raw" else Stem)
         channels = len(c.signals) * (1 if c.form == "raw" else STEM[-1][0])
         self.reader = nn.LSTM(channels, c.width, c.depth, batch_first=True, dropout=c.dropout,

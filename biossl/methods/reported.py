@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.errors import MethodError, nearest
+from ..data.errors import MethodError
 from ..data.reports import sift
 from .contract import Method, as_array, read
 from ..nn.alignment import unit
@@ -55,6 +55,7 @@ class Reported(Method):
     stacks = False     # each run has a vocabulary of its own
     least_batch = 2
     told = None        # the reports, once it is prepared
+    choices = dict(text=TEXT_SIZES, level=LEVELS)
 
     @property
     def keys(self):
@@ -67,12 +68,8 @@ class Reported(Method):
         return ("ecg",)
 
     def new_text(self, sentinel: str = "token") -> TextEncoder:
-        "The text encoder that the configuration asks for; raises `MethodError`."
+        "The text encoder that the configuration asks for."
         c = self.config
-        for field, known in (("text", TEXT_SIZES), ("level", LEVELS)):
-            if getattr(c, field) not in known:
-                raise MethodError(f"no {field} {getattr(c, field)}", where=self.name, field=field,
-                                  remedy=nearest(getattr(c, field), known))
         if c.folder: return TextEncoder.from_folder(c.folder, c.frozen, sentinel=sentinel)
         return TextEncoder.scratch(size=TEXT_SIZES[c.text], sentinel=sentinel)
 

@@ -28,7 +28,7 @@ class STMEM(Leads):
     name = "st_mem"
     trains = True
     stacks = False
-    choices = Leads.choices | dict(mask=MASKS, decoder=DECODERS)
+    choices = dict(mask=MASKS, decoder=DECODERS)
 
     @dataclass(frozen=True)
     class Config(Leads.Config):

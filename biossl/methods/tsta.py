@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
 from .branches import Branched
 from .contract import Loss, check_method, get_method
 from ..nn.layers import Projector, parameters
@@ -27,6 +26,8 @@ class TSTA(Branched):
     name = "tsta"
     trains = True
     least_batch = 2
+    choices = dict(reading=READINGS, views=RECIPES, pairs=("own", "shuffled"),
+                   cross_views=("first", "all"))
 
     @dataclass(frozen=True)
     class Config(Branched.Config):
@@ -44,11 +45,6 @@ class TSTA(Branched):
 
     def __init__(self, config=None):
         super().__init__(config)
-        for name, known in (("reading", READINGS), ("views", RECIPES), ("pairs", ("own", "shuffled")),
-                            ("cross_views", ("first", "all"))):
-            if (value := getattr(self.config, name)) not in known:
-                raise MethodError(f"no {name} {value}", where=self.name, field=name,
-                                  remedy=nearest(value, known))
         self.projector = Projector(self.vector_width)
 
     def views(self, batch, generator):

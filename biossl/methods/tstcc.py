@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..data.errors import MethodError, nearest
+from ..data.errors import MethodError
 from .backbones import Backboned
 from .branches import Branched
 from .contract import Loss, Method, check_method, get_method
@@ -106,6 +106,7 @@ class TSTCC(Method):
     name = "tstcc"
     trains = True
     least_batch = 8
+    choices = dict(embed=EMBEDS)
 
     @dataclass(frozen=True)
     class Config:
@@ -129,9 +130,6 @@ class TSTCC(Method):
     def __init__(self, config=None):
         super().__init__(config)
         c = self.config
-        if c.embed not in EMBEDS:
-            raise MethodError(f"no embed {c.embed}", where=self.name,
-                              remedy=nearest(c.embed, EMBEDS))
         self.lengths = {key: -(-round(dict(c.rates)[key] * c.seconds) // 8) for key in c.signals}
         self.steps = {key: c.steps or horizon(o) for key, o in self.lengths.items()}
         self.encoders = Branches(c.signals, lambda: Foreteller(c.width, c.depth, c.heads, c.hidden,
@@ -201,7 +199,7 @@ class LeadTSTCC(Backboned):
     name = "lead_tstcc"
     trains = True
     least_batch = 8
-    choices = Backboned.choices | dict(encoder=("cnn",))
+    choices = dict(encoder=("cnn",))
 
     @dataclass(frozen=True)
     class Config(Backboned.Config):

@@ -113,7 +113,7 @@ def _lags(ppg, beats):
 class XMAE(Masked):
     "One signal rebuilt from what is seen of it and all of the other; the PPG's encoder is probed."
     name = "xmae"
-    choices = Masked.choices | dict(
+    choices = dict(
         ecg_norm=SCALES, augment_on=("none", "train", "eval"),
         augment_shift=("common", "independent"), probe_tap=("projection", "pooled", "pooled_ln"),
         pairing=PAIRINGS)
