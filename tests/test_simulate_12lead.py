@@ -11,7 +11,7 @@ from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import CohortError, RequestError
 from biossl.data.people_12lead import draw_person
 from biossl.data.simulate_12lead import (DOWER, findings, heart_vector, limb_angle, longest_pr,
-                                         simulate_12lead, twelve)
+                                         simulate_12lead, sites, twelve)
 
 LIMBS = slice(0, 6)
 
@@ -195,6 +195,42 @@ def test_extra_beats_come_early_and_those_of_ventricles_are_broad(clean):
             if o.kinds[k] == 2: assert late > 0.015
             elif o.qrs < 0.11: assert late < 0.01
     assert min(kinds) > 8
+
+
+def placed(clean, name):
+    "Of each person with a finding: all leads, and those of its site, in all its spans of beats inside."
+    for row, o in enumerate(clean.readings):
+        if (site := sites(o).get(name)) is None: continue
+        for start, end in site.spans:
+            if 0.05 < start and end < 9.9: yield o, cut(clean, row, start, end), list(site.leads)
+
+
+def test_findings_are_where_their_sites_say(clean):
+    deep = [x[leads].min(1) for _, x, leads in placed(clean, "QAb")]
+    assert len(deep) > 20 and np.mean(np.concatenate(deep) < -0.08) > 0.9
+    down = [x[leads].mean(1) for _, x, leads in placed(clean, "TInv")]
+    assert len(down) > 50 and np.mean(np.concatenate(down) < 0) > 0.97
+    flat = [np.ptp(x[leads], axis=1) for _, x, leads in placed(clean, "TAb")]
+    assert len(flat) > 50 and np.median(np.concatenate(flat)) < 0.15
+    spikes = [np.abs(np.diff(x, 2, axis=1)).max() for _, x, _ in placed(clean, "PR")]
+    assert len(spikes) > 20 and np.min(spikes) > 0.2
+
+
+def test_sites_are_of_findings_with_a_place_and_of_the_beats_that_have_it(many):
+    everywhere = {"AF", "AFL", "Brady", "SA", "SB", "NSR", "STach"}
+    seen = set()
+    for o in many.readings:
+        found = sites(o)
+        seen |= set(found)
+        assert set(found) == set(findings(o)) - everywhere
+        for name, site in found.items():
+            beats = dict(PVC=o.kinds.count(2), PAC=o.kinds.count(1)).get(name)
+            regular = len([k for k in o.kinds if k != 2])
+            assert len(site.spans) in ({beats} if beats else {regular, o.kinds.count(0)})
+            assert site.leads and all(a < b for a, b in site.spans)
+        if "QAb" in found: assert set(found["QAb"].leads) <= dict(
+            inferior={1, 2, 5}, anterior={6, 7, 8, 9}, lateral={0, 4, 10, 11})[o.scar]
+    assert seen == set(CLASSES) - everywhere
 
 
 def test_flutter_waves_go_evenly_into_beats(clean):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['DOWER', 'SLOW', 'FAST', 'UNEVEN', 'LONG_PR', 'BROAD', 'INCOMPLETE', 'LEFT_AXIS', 'RIGHT_AXIS', 'FASCICLE_AXIS',
            'LOW_VOLTAGE', 'LONG_QTC', 'Q_WIDE', 'Q_DEEP', 'INVERTED', 'LOW_T', 'TALL_R', 'twelve', 'heart_vector',
-           'limb_angle', 'duration', 'qrs_parts', 'Reading', 'longest_pr', 'findings', 'TwelveLead', 'simulate_12lead']
+           'limb_angle', 'duration', 'qrs_parts', 'Reading', 'longest_pr', 'findings', 'Site', 'sites', 'TwelveLead',
+           'simulate_12lead']
 
 # %% ../../nbs/data/simulate_12lead.ipynb #93c8418e
 from dataclasses import dataclass
@@ -262,16 +263,20 @@ def _primary(o):
 
 
 def _scarred(o):
-    wide = [o.q_wide[i] >= Q_WIDE and o.q_deep[i] >= Q_DEEP for i in _REGIONS[o.scar]]
-    return o.conduction not in ("left", "paced") and sum(wide) >= 2
+    "The leads of the scar's region with a Q of note."
+    return tuple(i for i in _REGIONS[o.scar] if o.q_wide[i] >= Q_WIDE and o.q_deep[i] >= Q_DEEP)
 
 
-def _inverted(o): return any(max(o.t[i], o.t[k]) < INVERTED for i, k in _NEIGHBOURS)
+def _inverted(o):
+    "The leads in which, and in a neighbour, T is inverted."
+    pairs = [pair for pair in _NEIGHBOURS if max(o.t[i] for i in pair) < INVERTED]
+    return tuple(sorted({i for pair in pairs for i in pair}))
 
 
 def _low_t(o):
-    leads = (_I, _II, _V4, _V5, _V6)
-    return sum(o.r[i] > TALL_R and INVERTED <= o.t[i] < LOW_T * o.r[i] for i in leads) >= 3
+    "The leads in which T is low beside R."
+    return tuple(i for i in (_I, _II, _V4, _V5, _V6)
+                 if o.r[i] > TALL_R and INVERTED <= o.t[i] < LOW_T * o.r[i])
 
 
 _RULES = dict(
@@ -292,19 +297,64 @@ _RULES = dict(
     PVC=lambda o: 2 in o.kinds,
     LPR=lambda o: o.pr > longest_pr(o.heart_rate),
     LQT=lambda o: o.qtc > LONG_QTC,
-    QAb=_scarred,
+    QAb=lambda o: o.conduction not in ("left", "paced") and len(_scarred(o)) >= 2,
     RAD=lambda o: _own(o) and RIGHT_AXIS < o.axis <= 180,
     SA=_uneven,
     SB=lambda o: _sinus(o, high=np.nextafter(SLOW, 0)),
     NSR=lambda o: _sinus(o, SLOW, FAST) and not _uneven(o),
     STach=lambda o: _sinus(o, low=np.nextafter(FAST, np.inf)),
-    TAb=lambda o: _primary(o) and _low_t(o),
-    TInv=lambda o: _primary(o) and _inverted(o))
+    TAb=lambda o: _primary(o) and len(_low_t(o)) >= 3,
+    TInv=lambda o: _primary(o) and bool(_inverted(o)))
 
 
 def findings(o: Reading) -> tuple[str, ...]:
     "The names of the 24 scored classes that hold for a reading."
     return tuple(name for name, holds in _RULES.items() if holds(o))
+
+# %% ../../nbs/data/simulate_12lead.ipynb #595d170b
+@dataclass(frozen=True)
+class Site:
+    "The `leads` that show a finding, and the `spans` of time, start and end in s, in which they do."
+    leads: tuple[int, ...]
+    spans: tuple[tuple[float, float], ...]
+
+
+_ALL, _LIMBS = tuple(range(12)), tuple(range(6))
+
+
+def _spans(o, kinds, start, end):
+    "From `start` to `end` s behind each QRS's onset, of beats of these `kinds`."
+    return tuple((t + start, t + end) for t, kind in zip(o.onsets, o.kinds) if kind in kinds)
+
+
+def _in_qrs(leads): return lambda o: Site(leads, _spans(o, (0, 1), 0, o.qrs))
+
+
+def _in_pr(o): return Site(_ALL, _spans(o, (0, 1), -o.pr, 0))
+
+
+def _in_t(o, leads): return Site(leads, _spans(o, (0, 1), max(o.qrs, 0.42 * o.qt), o.qt))
+
+
+def _in_q(o):
+    leads = _scarred(o)
+    return Site(leads, _spans(o, (0, 1), 0, max(o.q_wide[i] for i in leads)))
+
+
+_SITES = dict(
+    IAVB=_in_pr, LPR=_in_pr, CRBBB=_in_qrs((_I, _V1, _V2, _V6)), IRBBB=_in_qrs((_I, _V1, _V2, _V6)),
+    LBBB=_in_qrs((_I, _AVL, _V1, _V5, _V6)), LAnFB=_in_qrs((_I, _II, _III, _AVL, _AVF)),
+    LAD=_in_qrs((_I, _II, _AVF)), RAD=_in_qrs((_I, _AVF)), LQRSV=_in_qrs(_LIMBS),
+    NSIVCB=_in_qrs(_ALL), LQT=lambda o: Site(_ALL, _spans(o, (0, 1), 0, o.qt)), QAb=_in_q,
+    PR=lambda o: Site(_ALL, _spans(o, (0,), -0.02, 0)),
+    PAC=lambda o: Site(_ALL, _spans(o, (1,), -o.pr, o.qrs)),
+    PVC=lambda o: Site(_ALL, _spans(o, (2,), 0, o.qt)),
+    TAb=lambda o: _in_t(o, _low_t(o)), TInv=lambda o: _in_t(o, _inverted(o)))
+
+
+def sites(o: Reading) -> dict[str, Site]:
+    "Where each of its findings is, by name; findings without a place are left out."
+    return {name: _SITES[name](o) for name in findings(o) if name in _SITES}
 
 # %% ../../nbs/data/simulate_12lead.ipynb #9c3b5b00
 def _waves(people, beats):
