@@ -2,7 +2,11 @@
 import numpy as np
 import pytest
 
+from biossl.cohorts.prompts import prompt_texts
+from biossl.data.simulate_12lead import sites
 from biossl.data.store import Windowing
+from biossl.evaluation.knowledge import opened
+from biossl.evaluation.looking import looking, nearness, row_looks
 from biossl.evaluation.retrieval import (draw_retrieval, galleries, retrieval, trained_methods,
                                          untrained_methods)
 from biossl.train.launch import Run
@@ -40,3 +44,21 @@ def test_galleries_are_of_those_whom_each_fold_tests(runs, trained, untrained):
     frame = retrieval(made, 50)
     assert frame["value"].notna().all() and (frame["low"] <= frame["value"]).all()
     assert len(draw_retrieval({"CG-DMER": frame}).axes) == 2
+
+
+def test_looks_are_at_findings_of_those_whom_each_fold_tests(runs, trained):
+    texts = prompt_texts("dx")
+    looks = row_looks(runs, trained, texts, most=2, tiles=4, device="cpu", findings=("TInv", "TAb", "QAb"))
+    assert looks and set(looks) <= {"TInv", "TAb", "QAb"}
+    cohort, windows = runs[0].source()[0], opened(runs[0])[0]
+    people = windows.labels("subject").astype(str).tolist()
+    for name, look in looks.items():
+        assert len(look.falls) <= 4 and look.falls.shape[1:] == (12, 4) and np.abs(look.falls).max() > 0
+        for k, o in enumerate(look.subjects):
+            reading = cohort.simulation(int(o[4:])).readings[0]
+            assert set(np.flatnonzero(look.truth[k].any(1))) == set(sites(reading)[name].leads)
+            np.testing.assert_array_equal(look.ecg[k], windows.arrays["ecg"][people.index(o)])
+    assert looking(looks, 20)["value"].between(0, 1).all()
+    whole = nearness(trained[0], texts["TInv"])(look.ecg)
+    near = trained[0].place(dict(ecg=look.ecg)) @ trained[0].describe([texts["TInv"]])[0]
+    np.testing.assert_allclose(whole, near, atol=1e-6)
