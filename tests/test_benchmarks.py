@@ -118,17 +118,17 @@ def test_tables_are_found_where_cohorts_are(home):
 
 
 @settings(deadline=None, max_examples=15)
-@given(st.lists(st.integers(0, 400), min_size=250, max_size=700), st.integers(0, 9))
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=700), st.integers(0, 9))
 def test_more_labels_are_the_same_and_some_and_a_person_comes_whole(numbers, seed):
     subjects = np.array(numbers)
-    if len(np.unique(subjects)) < 100:
-        with pytest.raises(SplitError, match="hundred"): nested_draw(subjects, 0.1, seed)
-        return
+    people = len(np.unique(subjects))
     few, some, every = (nested_draw(subjects, o, seed) for o in (0.01, 0.1, 1))
     assert set(few) <= set(some) and every.tolist() == list(range(len(subjects)))
     rest = np.setdiff1d(every, some)
     assert not set(subjects[some]) & set(subjects[rest])
-    assert abs(len(set(subjects[some])) - len(set(subjects)) / 10) < 1
+    drawn = len(set(subjects[some]))
+    assert drawn == 1 if people < 10 else abs(drawn - people / 10) < 1
+    assert len(few) and (people < 20 or len(rest)) and len(set(subjects[few])) <= max(1, drawn)
 
 
 def test_stratified_percents_hold_what_random_ones_miss():
@@ -143,9 +143,15 @@ def test_stratified_percents_hold_what_random_ones_miss():
     assert len({labels[nested_draw(subjects, 0.01, o), 0].sum() for o in range(5)}) > 1
 
 
-@pytest.mark.parametrize("fraction", [0, 0.005, 0.015, 1.01])
-def test_a_fraction_is_in_whole_percents(fraction):
-    with pytest.raises(RequestError, match="percent"): nested_draw(range(200), fraction)
+@pytest.mark.parametrize("fraction, says", [(0, "0 of"), (0.005, "percent"), (0.015, "percent"),
+                                            (1.01, "at most 1"), (-.1, "at most 1")])
+def test_a_stratified_fraction_is_in_whole_percents_and_any_is_a_share(fraction, says):
+    labels = np.ones((200, 1), int)
+    with pytest.raises(RequestError, match=says): nested_draw(range(200), fraction, labels=labels)
+    with pytest.raises(SplitError, match="subjects"): nested_draw(range(99), .1, labels=labels[:99])
+    if 0 < fraction <= 1: assert len(nested_draw(range(200), fraction)) == round(200 * fraction)
+    else:
+        with pytest.raises(RequestError, match=says): nested_draw(range(200), fraction)
 
 
 STATEMENTS = """,description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass

@@ -89,9 +89,11 @@ def test_vocabulary_and_reports_are_those_of_the_rows_that_are_trained_on():
     ids = method.text.tokenizer(["sinus rhythm", "bundle"])
     assert method.text.tokenizer.unknown(ids)[0] == 0 < method.text.tokenizer.unknown(ids)[1]
     with pytest.raises(MethodError, match="row"): method.views(Written().batch(np.array([4])), generator())
-    told = method.reports(Written().batch(np.array([3, 1, 0])))
-    assert told["number"][0] == told["number"][2] != told["number"][1]
-    assert torch.equal(told["ids"][0], told["ids"][2])
+    for method in (method, prepared(rows=(2, 0, 3, 1))):
+        told = method.reports(Written().batch(np.array([3, 1, 0])))
+        assert told["number"][0] == told["number"][2] != told["number"][1]
+        own = torch.from_numpy(method.text.tokenizer([TEXTS[o] for o in (3, 1, 0)]).astype(np.int64))
+        assert torch.equal(told["ids"][:, :own.shape[1]], own)
 
 
 def test_windows_without_a_report_of_use_are_not_learned_from():
@@ -104,6 +106,14 @@ def test_windows_without_a_report_of_use_are_not_learned_from():
     with pytest.raises(MethodError, match="prepare"): method.reports(Written().batch(np.arange(2)))
     losses = pretrain(method, Written(), np.arange(8), Schedule(epochs=1, batch=3, lr=1e-4))
     assert len(losses) == 2 and method.told.rows.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_label_that_is_no_text_is_no_report():
+    windows = Written()
+    windows.texts = np.arange(8)
+    with pytest.raises(MethodError, match="written, report: is no text"): prepared().usable(windows, range(8))
+    windows.texts = np.array([*TEXTS, None, ""], object)
+    assert prepared().usable(windows, range(8)).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_equal_reports_are_negatives_unless_they_are_ignored():
@@ -139,9 +149,20 @@ def test_configurations_that_make_no_sense(wrong):
 
 
 def test_pairs_find_each_other_and_what_is_specific_is_looked_at():
-    found = prepared(ratio=.5).eval().diagnose(Written().batch(np.arange(6)))
-    assert found["rows"] == 6 and found["texts"] == 5 and 0 <= found["retrieved"] <= 1
-    assert 0 <= found["ecg_cos2"] <= 1 and 1 <= found["text_rank"] <= 6
+    method, batch = prepared(ratio=.5, w_orth=1., w_siglip=0.), Written().batch(np.arange(6))
+    pretrain(method, Written(), np.arange(6), Schedule(epochs=4, batch=6, lr=3e-3))
+    with torch.no_grad():
+        found, near = method.eval().diagnose(batch), method.place(batch) @ method.describe(TEXTS).T
+        parts = method.heads(method.encoder(method.read(batch)), method.text(method.reports(batch)["ids"]))
+    own = [TEXTS[i] == TEXTS[int(k)] for i, k in enumerate(near.argmax(1))]
+    assert found["rows"] == 6 and found["texts"] == 5
+    assert found["retrieved"] == pytest.approx(np.mean(own)) and 0 < np.mean(own) < 1
+    for key in ("ecg", "text"):
+        a, b = (getattr(parts, f"{o}_{key}").double().numpy() for o in ("shared", "specific"))
+        cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert found[f"{key}_cos2"] == pytest.approx(np.mean(cosine ** 2), rel=1e-4)
+        assert 1 <= found[f"{key}_rank"] <= 6
+    assert set(prepared(w_orth=0.).eval().diagnose(batch)) == {"rows", "texts", "retrieved"}
 
 
 # ---- ETP and MERL
@@ -182,7 +203,13 @@ def test_rivals_losses_by_plain_loops(name):
     else:
         copy = method.again(ecg)
         assert float(said.total) == pytest.approx(both + 2 * cross_entropy(copy, copy, .07), rel=1e-4)
-        assert float(method.train().loss(batch, generator()).parts["alone"]) != float(said.parts["alone"])
+        dropping = rival("merl", drop=.5).eval()
+        dropping.load_state_dict(method.state_dict())
+        with torch.no_grad():
+            assert torch.equal(dropping.loss(batch, generator()).parts["alone"], said.parts["alone"])
+            dropping.training = True                       # itself, and nothing within: no batch norm
+            copies = dropping.loss(batch, generator())
+        assert copies.parts["alone"] != said.parts["alone"] and copies.parts["cross"] == said.parts["cross"]
 
 
 # ---- C-MELT
@@ -197,7 +224,7 @@ def test_c_melt_keeps_the_contract(hyper):
 
 def test_strangers_reports_are_as_many_as_asked_for_and_are_not_ones_own():
     method, rows = cmelt(strangers=2), np.arange(6)
-    shares = []
+    shares, leads, met = [], [], {o: set() for o in range(6)}
     for seed in range(60):
         ecg, report = method.views(Written().batch(rows), generator(seed))
         own = torch.from_numpy(method.told.ids[method.told.number(rows)].astype(np.int64))
@@ -205,7 +232,12 @@ def test_strangers_reports_are_as_many_as_asked_for_and_are_not_ones_own():
         assert torch.equal(same, report["own"])
         shares.append(float(same.float().mean()))
         assert ecg["there"].dtype == torch.bool and ecg["there"].shape == (6, 12, 1)
-    assert .4 < np.mean(shares) < .6
+        leads.append(float(ecg["there"].float().mean()))
+        for o in rows[~same.numpy()]: met[o].add(tuple(report["ids"][o].tolist()))
+    assert .4 < np.mean(shares) < .6 and .45 < np.mean(leads) < .55
+    far = method.told.ids[method.far[method.told.number(rows)]]
+    assert met == {o: {tuple(k) for k in far[o].tolist()} for o in rows}        # both of them, and no other
+    assert cmelt(lead_drop=0.).views(Written().batch(rows), generator())[0]["there"].all()
     assert all(cmelt(swap=0.).views(Written().batch(rows), generator(o))[1]["own"].all() for o in range(5))
 
 

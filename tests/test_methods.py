@@ -285,7 +285,7 @@ def test_choices_name_hyper_parameters_and_defaults_are_among_them():
     for name in NAMES:
         kind = method_class(name)
         for base in kind.__mro__:
-            for field, known in vars(base).get("choices", {}).items():
+            for field in vars(base).get("choices", {}):
                 assert field in {o.name for o in fields(kind.Config)}, (name, field)
                 with pytest.raises(MethodError, match=f"no {field} none of these"):
                     get_method(name, **{field: "none of these"})

@@ -24,12 +24,12 @@ from torch import nn
 
 from biossl.cohorts.registry import get_cohort, locate
 from biossl.data.errors import MethodError
+from biossl.methods.reported import Told
 from biossl.nn.layers import parameters
 from biossl.nn.sentinels import hide, hidden_words, is_word, most_hidden
 from biossl.nn.text import (TEXT_SIZES, SentinelDecoder, TextEncoder, TextSize, WordHead,
                             new_reconstruction, text_loss)
-from biossl.nn.tokens import (FITTED, Tokenizer, Vocabulary, fit_tokenizer, text_table, texts_of,
-                              trimmed)
+from biossl.nn.tokens import FITTED, Tokenizer, Vocabulary, fit_tokenizer, trimmed
 from biossl.nn.views import Several, Share
 
 REPORTS = ["Sinusrhythmus. Linkstyp. T-Veränderungen lateral.", "sinus rhythm. normal ecg.",
@@ -208,37 +208,28 @@ def test_columns_of_padding_are_cut(kind):
     assert (trimmed(ids)[:, :11] == ids[:, :11]).all()
 
 
-def with_reports(told):
-    "Windows of which each is `told` a report, as far as they are asked here."
-    names = tuple(sorted({o for o in told if o is not None}))
-    codes = np.array([-1 if o is None else names.index(o) for o in told])
-    return SimpleNamespace(cohort="made", codes=lambda key: (codes, names))
-
-
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(REPORTS), min_size=1, max_size=9), st.data())
-def test_a_batchs_codes_find_the_reports_of_the_windows_trained_on(told, data):
-    rows = data.draw(st.lists(st.integers(0, len(told) - 1), min_size=1, unique=True))
-    windows, tokenizer = with_reports(told), fitted()
-    codes, names = windows.codes("report")
-    table = text_table(windows, rows, tokenizer)
-    for row in rows:
-        alone = tokenizer([told[row]])[0]
-        assert table[codes[row]][:len(alone)].tolist() == alone.tolist()
-        assert not table[codes[row]][len(alone):].any()
-    seen = {told[o] for o in rows}
-    assert texts_of(windows, rows) == sorted(seen)
-    assert all(table[i].any() == (name in seen) for i, name in enumerate(names))
+def test_a_batchs_rows_find_the_reports_of_the_windows_trained_on(texts, data):
+    rows = data.draw(st.lists(st.integers(0, 99), min_size=len(texts), max_size=len(texts),
+                              unique=True))
+    told, tokenizer = Told(rows, texts, fitted()), fitted()
+    asked = data.draw(st.permutations(range(len(rows))))
+    number = told.number([rows[i] for i in asked])
+    for i, n in zip(asked, number):
+        alone = tokenizer([texts[i]])[0]
+        assert told.ids[n][:len(alone)].tolist() == alone.tolist()
+        assert not told.ids[n][len(alone):].any()
+    assert (told.ids == tokenizer(sorted(set(texts)))).all()          # each once
+    others = sorted(set(range(100)) - set(rows))
+    with pytest.raises(MethodError, match="row: .*not known"): told.number([rows[0], others[0]])
+    with pytest.raises(MethodError, match="not known"): told.number(others[-1:])
 
 
-def test_a_window_without_a_report_is_counted():
-    windows = with_reports([*REPORTS, None, None])
-    with pytest.raises(MethodError, match="made, report: 2 of 3 windows"):
-        text_table(windows, [0, 6, 7], fitted())
-    with pytest.raises(MethodError, match="1 of 2 windows"):
-        texts_of(with_reports(["", "sinus", " "]), [0, 1])
-    rates = SimpleNamespace(cohort="made", codes=lambda key: (np.arange(3), ()))
-    with pytest.raises(MethodError, match="no text"): texts_of(rates, [0])
+def test_texts_are_told_apart_by_what_they_say():
+    texts = ["sinus rhythm.", "Sinus rhythm.", "sinus rhythm.", "sinusrhythmus f\u00fcr"]
+    number = Told([5, 9, 2, 7], texts, fitted()).number([5, 9, 2, 7])
+    assert number[0] == number[2] and len(set(number.tolist())) == 3
 
 
 def test_words_that_are_cut_up_are_counted(tokenizer):

@@ -243,26 +243,29 @@ def published_draw(n: int, fraction: float, seed: int = 42) -> np.ndarray:
 
 
 def nested_draw(subjects, fraction: float, seed: int = 0, labels=None) -> np.ndarray:
-    """The rows, in order, of a `fraction` of the `subjects (N,)`, in whole percents.
+    """The rows, in order, of a `fraction` of the `subjects (N,)`, of one at least.
 
     A smaller fraction of the same seed is part of a larger one. With `labels (N, K)`, 0 or 1, each
-    percent is stratified by them. Raises `RequestError` for another fraction, `SplitError` for
-    fewer subjects than percents.
+    of a hundred parts is stratified by them: then it is in whole percents, of a hundred subjects or
+    more. Raises `RequestError` for another fraction, `SplitError` for fewer subjects.
     """
-    percent = round(100 * fraction)
-    if not 1 <= percent <= 100 or abs(percent - 100 * fraction) > 1e-9:
-        raise RequestError(f"{fraction:g} of the labels is not from 1 to 100 percent",
-                           field="fraction")
+    if not 0 < fraction <= 1:
+        raise RequestError(f"{fraction:g} of the labels", field="fraction",
+                           remedy="more than 0, at most 1")
     subjects = np.asarray(subjects).astype(str)
     if labels is not None:
         return np.flatnonzero(source_folds(subjects, labels, np.zeros(len(subjects)), 100, seed)
-                              < percent)
-    people, who = np.unique(subjects, return_inverse=True)
-    if len(people) < 100:
-        raise SplitError(f"a hundred parts of {len(people)} subjects", field="subject",
-                         remedy="take more recordings, or all labels")
-    place = np.random.default_rng(seed).permutation(len(people))[who]
-    return np.flatnonzero(place < len(people) * percent / 100)
+                              < _percent(fraction))
+    people = np.unique(subjects)
+    drawn = np.random.default_rng(seed).permutation(people)
+    return np.flatnonzero(np.isin(subjects, drawn[:max(1, round(fraction * len(people)))]))
+
+
+def _percent(fraction):
+    percent = round(100 * fraction)
+    if percent >= 1 and abs(percent - 100 * fraction) < 1e-9: return percent
+    raise RequestError(f"{fraction:g} of the labels is not from 1 to 100 percent", field="fraction",
+                       remedy="whole percents, or no strata")
 
 # %% ../../nbs/cohorts/benchmarks.ipynb #35c3daca
 def statement_classes(folder) -> dict[str, dict[str, str]]:

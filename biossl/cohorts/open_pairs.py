@@ -8,15 +8,14 @@ __all__ = ['KEYS', 'APART', 'UNTOLD', 'MEMBERS', 'SAME_SIGNAL', 'one_lead', 'unp
 # %% ../../nbs/cohorts/open_pairs.ipynb #fa17a8af
 import hashlib
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Iterator
+from functools import partial
 
 import numpy as np
 
 from .bidmc import Bidmc
 from .challenge_2015 import Challenge2015
 from .mimic_perform_af import MimicPerformAf
-from .registry import Card, Cohort, chosen_members, get_cohort
+from .registry import Card, Gathered
 from .statements import AGE, SEX
 from ..data.errors import RequestError
 from ..data.recordings import LeftOut, Recording, Signal
@@ -67,13 +66,11 @@ SAME_SIGNAL = "recordings equal to an earlier one"
 
 
 @dataclass(frozen=True)
-class OpenPairs(Cohort):
+class OpenPairs(Gathered):
     """Simultaneous ECG (one lead) and PPG of several cohorts, with the labels of all of them.
 
     `members` are names of `MEMBERS` with commas between, or `all`. Subjects are `SOURCE:NAME`.
     """
-    members: str = "all"
-
     card = Card(
         name="open_pairs", title="Open recordings of ECG and PPG at once",
         publisher="several; each member's card names its own", version="1",
@@ -91,28 +88,11 @@ class OpenPairs(Cohort):
              "excluded by ids; recordings with equal signals are left out. The lag from R peak to "
              "pulse holds each monitor's fixed delay and is not to be compared between sources.")
     tasks = (*MimicPerformAf.tasks, *Challenge2015.tasks, *Bidmc.tasks, AGE, SEX)
-    layout = "."
+    gathers = dict.fromkeys(MEMBERS, {})
 
-    def __post_init__(self):
-        chosen = chosen_members(self.members, MEMBERS, self.name)
-        told = "all" if chosen == MEMBERS else ",".join(chosen)
-        object.__setattr__(self, "members", told)
-
-    @property
-    def parts(self) -> tuple[Cohort, ...]:
-        "The members."
-        return tuple(map(get_cohort, chosen_members(self.members, MEMBERS, self.name)))
-
-    def recordings(self, folder: Path) -> Iterator[Recording]:
-        "All pairs, member by member, at the rates as published."
-        return (o for o in self.screened(folder) if isinstance(o, Recording))
-
-    def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
-        "The recordings, and a note of each that is left out."
-        seen = {}
-        for part in self.parts:
-            for o in part.screened((Path(folder) / part.name).resolve()):
-                yield o if isinstance(o, LeftOut) else self._sifted(o, seen)
+    def sifter(self, folder):
+        "Pairs at the rates as published."
+        return partial(self._sifted, seen={})
 
     def _sifted(self, recording: Recording, seen: dict) -> Recording | LeftOut:
         "The recording as it is kept, or why it is not; `seen` grows by its signals."

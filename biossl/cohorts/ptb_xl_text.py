@@ -8,17 +8,17 @@ __all__ = ['MEMBERS', 'SCALES', 'WITHDRAWN', 'NOT_RELEASED', 'part_of', 'PtbXlTe
 # %% ../../nbs/cohorts/ptb_xl_text.ipynb #036d9340
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 
 from .benchmarks import (PTB_XL_SETS, TASKS, class_labels, statement_classes,
                                        statement_labels)
 from .challenge_2020 import NO_SAMPLES
-from .open_12lead import RATE, SAME_NUMBER, TABLES, ptb_xl_number, standardised
+from .open_12lead import FINEST, RATE, SAME_NUMBER, TABLES, ptb_xl_number, standardised
 from .ptb_xl import english_reports, row_statements, told_by_row
-from .registry import Card, Cohort, chosen_members, get_cohort
+from .registry import Card, Gathered
 from .statements import AGE, SEX, withheld_codes, written_report
 from .twelve_lead import read_table
 from ..data.errors import RequestError, nearest
@@ -80,14 +80,13 @@ NOT_RELEASED = "recordings that PTB-XL 1.0.3 took out"  #: a reason to leave one
 
 
 @dataclass(frozen=True)
-class PtbXlText(Cohort):
+class PtbXlText(Gathered):
     """PTB-XL's recordings with reports, statements, four label sets and the published split.
 
     `members` are names of `MEMBERS` with commas between, or `all`. `scale` is `standardised`: 0.5 to
     40 Hz, each lead in its standard deviations, 100 Hz; or, of `ptb_xl` alone, `published`.
     `withheld` are codes, with commas between, of which `report_codes` says nothing.
     """
-    members: str = "all"
     scale: str = "standardised"
     withheld: str = ""
 
@@ -107,36 +106,21 @@ class PtbXlText(Cohort):
              "strat_fold 1 to 8, val 9, test 10; nobody is in two. A set holds the recordings with "
              "at least one of its classes. The text contains the diagnosis.")
     tasks = (*(TASKS[o] for o in PTB_XL_SETS), SEX, AGE)
-    layout = "."
-    reader = "1"
+    gathers = dict.fromkeys(MEMBERS, {}) | FINEST
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "withheld", ",".join(withheld_codes(self.withheld)))
-        chosen = chosen_members(self.members, MEMBERS, self.name)
-        object.__setattr__(self, "members", "all" if chosen == MEMBERS else ",".join(chosen))
         if self.scale not in SCALES:
             raise RequestError(f"no scale {self.scale}", where=self.name, field="scale",
                                remedy=nearest(self.scale, SCALES))
-        if self.scale == "published" and chosen != ("ptb_xl",):
+        if self.scale == "published" and self.chosen != ("ptb_xl",):
             raise RequestError("ptb_xl_filtered is not to be had as it was published",
                                where=self.name, field="scale", remedy="ask for members=ptb_xl")
 
-    @property
-    def parts(self) -> tuple[Cohort, ...]:
-        "The members, at the highest rate each has."
-        chosen = chosen_members(self.members, MEMBERS, self.name)
-        return tuple(get_cohort(o, **(dict(rate=500) if o == "ptb_xl" else {})) for o in chosen)
-
-    def recordings(self, folder: Path) -> Iterator[Recording]:
-        "All recordings, member by member, each number once."
-        return (o for o in self.screened(folder) if isinstance(o, Recording))
-
-    def screened(self, folder: Path) -> Iterator[Recording | LeftOut]:
-        "The recordings, and a note of each that is left out."
-        told, seen = _told(folder), {}
-        for part in self.parts:
-            for o in part.screened((Path(folder) / part.name).resolve()):
-                yield o if isinstance(o, LeftOut) else self._sifted(o, told, seen)
+    def sifter(self, folder):
+        "Each number once, with what the tables tell of it."
+        return partial(self._sifted, told=_told(folder), seen={})
 
     def _sifted(self, recording, told, seen) -> Recording | LeftOut:
         "The recording as it is kept, or why it is not; `seen` grows by its number."

@@ -91,8 +91,11 @@ class Reported(Method):
 
     def _sifted(self, windows, rows):
         "The reports of `rows` that are of use; raises `MethodError` if none is."
-        texts = windows.labels(self.config.report)[np.asarray(rows)]
-        found = sift(texts.tolist(), self.config.words)
+        texts = windows.labels(self.config.report)[np.asarray(rows)].tolist()
+        if not all(o is None or isinstance(o, str) for o in texts):
+            raise MethodError("is no text", where=windows.cohort, field=self.config.report,
+                              remedy="another label")
+        found = sift(texts, self.config.words)
         if len(found.rows): return found
         raise MethodError("no window has a report of use", where=windows.cohort,
                           field=self.config.report, remedy="another label, or a cohort with reports")
