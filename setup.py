@@ -26,7 +26,7 @@ setup(
     # installed as biossl/published and biossl/prompts.
     packages=[*find_packages(include=["biossl", "biossl.*"]), "biossl.published", "biossl.prompts"],
     package_dir={"biossl.published": "nbs/published", "biossl.prompts": "nbs/prompts"},
-    package_data={"biossl.published": ["*.csv", "*.md"], "biossl.prompts": ["*.json"]},
+    package_data={"biossl.published": ["*.csv", "*.toml", "*.md"], "biossl.prompts": ["*.json"]},
     install_requires=cfg["requirements"].split(),
     extras_require={
         "text": cfg["text_requirements"].split(),

@@ -32,7 +32,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_every_module_and_the_published_tables(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    tables = below("nbs/published", ".csv")
+    tables = below("nbs/published", ".csv", ".toml")
     assert tables and {f"biossl/published/{o}" for o in tables} <= names
     prompts = below("nbs/prompts", ".json")
     assert prompts and {f"biossl/prompts/{o}" for o in prompts} <= names
