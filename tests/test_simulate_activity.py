@@ -141,6 +141,14 @@ def test_what_is_common_at_the_cadence_goes_with_the_motion():
     assert common[0] > 0.8 and common[1] < 0.3
 
 
+def test_without_motion_the_sensors_are_on_a_body_that_lies():
+    mover, plan = draw_mover(4, 1), one("run", 40.0)
+    deaf = replace(mover, ecg_gain=0.0, ppg_gain=0.0, muscle=0.0)
+    a, b = simulate_activity(mover, plan, wear=Wear(motion=0)), simulate_activity(deaf, plan)
+    np.testing.assert_array_equal(a.ecg, b.ecg)
+    np.testing.assert_array_equal(a.ppg, b.ppg)
+
+
 def test_the_accelerometer_wears_gravity_and_the_same_body():
     mover, plan = draw_mover(4, 2), one("walk")
     acc, ppg = simulate_activity(mover, plan, wear=MOVED).acc, artefacts(mover, plan)[1]
@@ -252,7 +260,7 @@ def test_no_constant_tells_three_activities_but_heart_and_cadence_do(home):
 def test_a_day_has_nine_classes_eight_and_two(home):
     cohort, windows = windows_of(activities="eight", subjects=3, seconds=480.0)
     told = {o.name: o for o in cohort.tasks}
-    assert {k: len(o.classes) for k, o in told.items()} == dict(activity=9, eight=8, exercise=2)
+    assert {k: len(o.classes) for k, o in told.items()} == dict(activity=9, activity_eight=8, exercise=2)
     there = windows.labels("activity")
     assert {o for o in there if o is not None} == set(told["activity"].classes)
     exercise = windows.labels("exercise")

@@ -58,7 +58,7 @@ class SimulatedActivity(Cohort):
         told = "activity", "activity", "multiclass"
         if self.activities == "three": return (Task(*told, THREE, about="sitting, walking, running"),)
         return (Task(*told, ("transient", *EIGHT), about="eight of a day, and the ways between"),
-                Task("eight", *told[1:], EIGHT, about="eight of a day"),
+                Task("activity_eight", *told[1:], EIGHT, about="eight of a day"),
                 Task("exercise", "exercise", "binary", (0, 1), about="exercise against sedentary"))
 
     def moving(self, number: int) -> Moving:

@@ -163,7 +163,7 @@ class Profile:
     def options(self, cohort: str) -> tuple[tuple[str, object], ...]:
         "What this profile asks of a cohort: how large a simulated one is, nothing of a real one."
         if cohort == "simulated_12lead": return (("subjects", self.patients),)
-        if cohort not in ("simulated", "simulated_pairs"): return ()
+        if cohort not in ("simulated", "simulated_pairs", "simulated_activity"): return ()
         return (("seconds", self.seconds), ("subjects", self.subjects))
 
 
