@@ -7,6 +7,7 @@ from biossl.data.simulate_12lead import sites
 from biossl.data.store import Windowing
 from biossl.evaluation.knowledge import opened
 from biossl.evaluation.looking import looking, nearness, row_looks
+from biossl.evaluation.parts import PARTS, draw_parts, ecg_parts, parts
 from biossl.evaluation.retrieval import (draw_retrieval, galleries, retrieval, trained_methods,
                                          untrained_methods)
 from biossl.train.launch import Run
@@ -62,3 +63,24 @@ def test_looks_are_at_findings_of_those_whom_each_fold_tests(runs, trained):
     whole = nearness(trained[0], texts["TInv"])(look.ecg)
     near = trained[0].place(dict(ecg=look.ecg)) @ trained[0].describe([texts["TInv"]])[0]
     np.testing.assert_allclose(whole, near, atol=1e-6)
+
+
+def test_parts_are_those_of_the_model_and_asked_of_those_whom_each_fold_tests(runs, trained):
+    windows = opened(runs[0])[0]
+    rows, method = np.arange(5), trained[0]
+    made = ecg_parts(method, windows, rows)
+    batch = windows.batch(rows, ("ecg", "row"))
+    np.testing.assert_allclose(made["embedding"], method.embed(batch).detach(), atol=1e-6)
+    shared = made["shared"] / np.linalg.norm(made["shared"], axis=1, keepdims=True)
+    np.testing.assert_allclose(shared, method.place(batch), atol=1e-6)
+    heads = method.heads.specific["ecg"](method.embed(batch)).detach()
+    np.testing.assert_allclose(made["specific"], heads, atol=1e-6)
+    frame = parts(runs, trained, device="cpu", resamples=50).set_index(["part", "asked", "measure"])
+    for part in PARTS:
+        assert frame.loc[(part, "dx", "auroc"), "windows"] == 24
+        assert frame.loc[(part, "age", "r"), "value"] == frame.loc[(part, "age", "r"), "value"]
+        who = frame.loc[(part, "identity", "recall@1")]
+        assert who["windows"] == 48 and who["people"] == 24 and 100 / 24 < who["chance"] < 100 / 20
+        width = dict(embedding=method.size.width).get(part, 8)
+        assert 0 < frame.loc[(part, "directions", "effective"), "value"] <= width
+    assert len(draw_parts({"CG-DMER": frame.reset_index()}).axes) == 4
