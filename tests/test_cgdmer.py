@@ -150,7 +150,7 @@ def test_configurations_that_make_no_sense(wrong):
 
 def test_pairs_find_each_other_and_what_is_specific_is_looked_at():
     method, batch = prepared(ratio=.5, w_orth=1., w_siglip=0.), Written().batch(np.arange(6))
-    pretrain(method, Written(), np.arange(6), Schedule(epochs=4, batch=6, lr=3e-3))
+    pretrain(method, Written(), np.arange(6), Schedule(epochs=6, batch=6, lr=3e-3))
     with torch.no_grad():
         found, near = method.eval().diagnose(batch), method.place(batch) @ method.describe(TEXTS).T
         parts = method.heads(method.encoder(method.read(batch)), method.text(method.reports(batch)["ids"]))

@@ -804,7 +804,8 @@ def test_a_published_split_is_taken_as_it_is(pupil, monkeypatch):
     for record in out.records:
         frame = out.predictions[out.predictions.run == record["key"]]
         assert set(frame.recording) == {"r7", "r8"} and record["folds"] == 1
-    assert [o.get("n_inner") for o in out.records] == [None, 3]            # the validation part
+    assert [o.get("n_inner") for o in out.records] == [None, 3]
+    assert set(out.inner.recording) == {"r6"}                              # the validation part
     assert seen == [list(range(18))]       # r0, too, which has no rhythm; both tasks' at once
     for wrong, said in ((dict(task="rate"), "no window at hand is in the published test part"),
                         (dict(task="lost"), "lost_part"), (dict(options=(("twice", True),)), "published split")):

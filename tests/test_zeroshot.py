@@ -108,6 +108,8 @@ def test_prompts_of_other_classes_find_others(five):
     own = np.tile(np.arange(5), 6)
     dealt = scores(launched(five(asked=("both", "permuted"))))
     assert (dealt.argmax(1) != own).all()
+    again = scores(launched(five(asked=("both", "permuted"), seed=1)))
+    assert (again.argmax(1) != dealt.argmax(1)).any()               # dealt out anew by each seed
     named = scores(launched(five(asked=("name", "none"))))          # in words it has not heard
     np.testing.assert_allclose(named, np.broadcast_to(named[:, :1], named.shape), atol=1e-6)
 
