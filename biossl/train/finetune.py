@@ -137,11 +137,16 @@ def measures(method, tuned: Tuned, windows, rows, device="cpu", batch: int = 64)
 
 # %% ../../nbs/train/finetune.ipynb #0c33111e
 def shuffled(truth, subjects, seed: int) -> np.ndarray:
-    "The `truth (N,)` of windows, each subject's most frequent one dealt to another at random."
+    """The `truth (N,)` of windows, each subject's most frequent one dealt to another at random.
+
+    Where that is the same for all, as of activities that everybody does, windows are dealt instead.
+    """
     truth, subjects = np.asarray(truth), np.asarray(subjects).astype(str)
     people = list(dict.fromkeys(subjects.tolist()))
     usual = np.array([_usual(truth[subjects == o]) for o in people])
-    dealt = np.random.default_rng(derived(seed, 6)).permutation(usual)
+    rng = np.random.default_rng(derived(seed, 6))
+    if truth.ndim == 1 and len(np.unique(usual)) == 1: return rng.permutation(truth)
+    dealt = rng.permutation(usual)
     return np.array([dict(zip(people, dealt))[o] for o in subjects.tolist()], truth.dtype)
 
 
