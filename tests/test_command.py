@@ -48,16 +48,24 @@ def test_cohorts_without_recordings_has_only_the_simulated(home):
     assert all("not at hand" in lines[o] for o in set(cohort_names()) - made)
 
 
-def test_doctor_names_home_data_and_what_is_missing(home, tmp_path, monkeypatch):
+@pytest.fixture
+def unmeasured(monkeypatch):
+    "The doctor measures nothing: `test_doctor` lets it."
+    monkeypatch.setattr("biossl.doctor.pack_seconds", lambda rates: [0.01 for _ in rates])
+    monkeypatch.setattr("biossl.doctor.learn_speed", lambda *_: 1e9)
+
+
+def test_doctor_names_home_data_and_what_is_missing(home, tmp_path, monkeypatch, unmeasured):
     monkeypatch.setenv("BIOSSL_DATA", str(tmp_path / "nowhere"))
     text = told("doctor")
     assert str(home) in text and f"{tmp_path / 'nowhere'}: no such folder" in text
     bidmc = next(o for o in text.splitlines() if o.split()[:1] == ["bidmc"])
     assert "biossl fetch" in bidmc
+    assert "packed at 500 Hz 192.01" in text
 
 
 @pytest.mark.real
-def test_cohorts_and_doctor_see_the_recordings_at_hand(real_data):
+def test_cohorts_and_doctor_see_the_recordings_at_hand(real_data, unmeasured):
     for name in ("cohorts", "doctor"):
         line = next(o for o in told(name).splitlines() if o.split()[:1] == ["mimic_perform_af"])
         assert "mimic_perform_af.tar.xz" in line or "unpacked" in line
