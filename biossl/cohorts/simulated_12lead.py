@@ -58,7 +58,8 @@ _CARD = Card(
 class Simulated12Lead(Cohort):
     """People 0 to `subjects` of the population `seed`, `seconds` of each at `rate` Hz.
 
-    `reports` adds the label `report`, which says nothing of the codes `withheld`.
+    `reports` adds the labels `report`, which also denies some of what is not there, and
+    `report_codes`, which only says what is; both say nothing of the codes `withheld`.
     """
     subjects: int = 240
     seconds: float = 10.0
@@ -101,7 +102,10 @@ class Simulated12Lead(Cohort):
         labels = indicators(DX.key, CLASSES, findings(reading)) | dict(
             age=reading.age, sex=reading.sex, source="simulated")
         if self.reports:
-            labels["report"] = written_report(name, true_codes(reading), self.withheld,
-                                              seed=self.seed, absent=absent_codes(reading))
+            codes = true_codes(reading)
+            labels |= dict(
+                report=written_report(name, codes, self.withheld, seed=self.seed,
+                                      absent=absent_codes(reading)),
+                report_codes=written_report(name, codes, self.withheld, seed=self.seed))
         return Recording(name, name, dict(ecg=Signal(ecg, self.rate, LEADS, "mV")), labels,
                          cohort=self.name)

@@ -112,6 +112,7 @@ def _origins(job) -> list:
 
 def _diagnosed(job, method, rows, most: int = 256) -> dict[str, float]:
     "What the method says of itself on some of the windows that it was trained on."
+    rows = method.usable(_opened(job.shown), rows)
     taken = np.sort(np.random.default_rng(job.run.seed).permutation(rows)[:most])
     batch = {k: as_tensor(v, job.device)
              for k, v in _opened(job.shown).batch(taken, method.keys).items()}
@@ -206,23 +207,36 @@ def _values(task, truth):
 def _probed(job, train, fit, asked, truth):
     "What a judge fitted on rows `fit` says of rows `asked`, and what there is to record."
     run, windows, losses, found = job.run, _opened(job.folder), [], {}
-    if job.pretrains:
-        method, losses, found = _pretrained(job, train, asked[~np.isin(asked, train)])
-        x = embed_windows(method, windows, job.device)
+    if job.pretrains: x, losses, found = _embedded(job, train, asked[~np.isin(asked, train)])
     elif method_class(run.method).prepare is not Method.prepare:
         method = run.build()
         method.prepare(windows, fit)
         x = embed_windows(method, windows, job.device)
     else: x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
     subjects, told = windows.labels("subject").astype(str), _values(job.task, truth)
+    few = run.labelled < 1
     if run.judge == "boosting":
         done = boost_labels(x[fit], told[fit], subjects[fit], x[asked], job.task.classes,
-                            seed=run.seed)
+                            seed=run.seed, few=few)
     else:
-        done = probe(x[fit], told[fit], subjects[fit], x[asked], job.task, seed=run.seed,
+        done = probe(x[fit], told[fit], subjects[fit], x[asked], job.task, seed=run.seed, few=few,
                      inner=run.schedule.inner, penalties=run.schedule.penalties)
     return done.scores, dict(dimensions=x.shape[1], penalty=done.penalty,
                              final_loss=_last(losses)) | _found(found)
+
+
+def _embedded(job, train, test):
+    """What the pre-trained method makes of all windows; its losses and what was found.
+
+    It is kept beside the weights: other tasks, and other shares of the labels, ask the same.
+    """
+    method, losses, found = _pretrained(job, train, test)
+    if job.run.origins: return embed_windows(method, _opened(job.folder), job.device), losses, found
+    path = _weights(job, _seen(job, train, test)) / f"embedded_{Path(job.folder).name}.npy"
+    if not path.is_file():
+        x = embed_windows(method, _opened(job.folder), job.device)
+        with whole_file(path) as passing, open(passing, "wb") as file: np.save(file, x)
+    return np.load(path), losses, found
 
 
 def _compared(job, train, fit, asked, truth):

@@ -104,8 +104,11 @@ def probe_classes(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.
 FEWEST = 3   #: windows with, and windows without, a label from which a model of it is fitted
 
 
-def _told(x, truth, subjects, classes) -> np.ndarray:
-    "`truth (N, K)` as 0 and 1; raises `MethodError` for another shape or value, `SplitError` else."
+def _told(x, truth, subjects, classes, few=False) -> np.ndarray:
+    """`truth (N, K)` as 0 and 1; raises `MethodError` for another shape or value.
+
+    Unless `few` labels are told on purpose, `SplitError` if none can be learned.
+    """
     y, n = np.asarray(truth), len(x)
     if y.shape != (n, len(classes)) or len(subjects) != n:
         raise MethodError(f"labels of shape {y.shape} of {len(subjects)} subjects, not (N, K)",
@@ -113,7 +116,7 @@ def _told(x, truth, subjects, classes) -> np.ndarray:
     if not np.isin(y, (0, 1)).all():
         raise MethodError("a label is neither 0 nor 1", field="truth",
                           remedy="leave windows out whose labels are missing")
-    if not _learnable(y).any():
+    if not (few or _learnable(y).any()):
         raise SplitError(f"none of {len(classes)} labels has {FEWEST} training windows with it "
                          "and without", remedy="fewer folds, or a larger cohort")
     return y.astype(int)
@@ -154,13 +157,13 @@ def _mean_log_loss(y, p) -> float:
 
 
 def probe_labels(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.0), inner=3,
-                 seed=0) -> Probed:
+                 seed=0, few=False) -> Probed:
     """`Probed` with a probability of each of `classes` by itself.
 
-    `truth (N, K)` is 0 or 1. Raises `MethodError` for other labels, `SplitError` if none can be
-    learned.
+    `truth (N, K)` is 0 or 1. A class that cannot be learned is as likely as it was in training. Raises
+    `MethodError` for other labels, `SplitError` if none can be learned, unless `few` are told.
     """
-    y = _told(x, truth, subjects, classes)
+    y = _told(x, truth, subjects, classes, few)
     scale = Scaler(x)
     x, test = scale(x), scale(test)
     splits = _label_splits(subjects, y, inner, seed) if len(penalties) > 1 else []
@@ -177,13 +180,13 @@ def _boosted(x, y, seed):
         l2_regularization=1.0, early_stopping=False, random_state=seed).fit(x, y)
 
 
-def boost_labels(x, truth, subjects, test, classes, *, seed=0) -> Probed:
+def boost_labels(x, truth, subjects, test, classes, *, seed=0, few=False) -> Probed:
     """`Probed` by gradient-boosted trees, one thread: features `x (N, D)` may be NaN.
 
     Errors as in `probe_labels`; there is no penalty (NaN).
     """
     from threadpoolctl import threadpool_limits
-    y = _told(x, truth, subjects, classes)
+    y = _told(x, truth, subjects, classes, few)
     x, test = _checked(x), _checked(test)
     with threadpool_limits(1):   # runs stand side by side
         return Probed(_each_label(lambda a, b: _boosted(a, b, seed), x, y, test), np.nan)
@@ -215,14 +218,18 @@ def probe_quantity(x, truth, subjects, test, *, alphas=ALPHAS, inner=3, seed=0) 
     return Probed((y.mean() + test @ coefficients)[:, None], float(best))
 
 # %% ../../nbs/train/probe.ipynb #0bda33a0
-def probe(x, truth, subjects, test, task, *, penalties=(0.01, 0.1, 1.0), inner=3, seed=0) -> Probed:
-    "What a linear model, fitted on embeddings `x (N, D)` and their `truth`, says of `test (M, D)`."
+def probe(x, truth, subjects, test, task, *, penalties=(0.01, 0.1, 1.0), inner=3, seed=0,
+          few=False) -> Probed:
+    """What a linear model, fitted on embeddings `x (N, D)` and their `truth`, says of `test (M, D)`.
+
+    With `few` labels of many classes it is no error that none can be learned.
+    """
     if not len(x) or not len(test):
         raise SplitError(f"{len(x)} training and {len(test)} test windows", where=task.name)
     if task.kind == "regression":
         return probe_quantity(x, truth, subjects, test, inner=inner, seed=seed)
     if task.kind == "multilabel":
         return probe_labels(x, truth, subjects, test, task.classes, penalties=penalties,
-                            inner=inner, seed=seed)
+                            inner=inner, seed=seed, few=few)
     return probe_classes(x, truth, subjects, test, task.classes, penalties=penalties, inner=inner,
                          seed=seed)

@@ -190,7 +190,7 @@ def split_rows(run: Run, windows, task: Task):
     "Rows of the training and of the test windows; raises `SplitError` where somebody is in both."
     if run.split == "published": return published_rows(run, windows, task)[::2]
     truth = truth_of(windows, task)
-    rows = _asked(truth, task)
+    rows = _asked(windows, truth, task)
     fold = _folds(run, windows, truth, task, rows)
     train, test = rows[fold != run.fold], rows[fold == run.fold]
     if run.split in ("subject", "cohort"):
@@ -207,7 +207,7 @@ def published_rows(run: Run, windows, task: Task):
     nobody in one that is needed.
     """
     part = windows.labels(f"{task.key}_part").astype(str)
-    known = _asked(truth_of(windows, task), task)
+    known = _asked(windows, truth_of(windows, task), task)
     rows = [known[part[known] == o] for o in ("train", "val", "test")]
     for name, o in (("train", rows[0]), ("test", rows[2])):
         if not len(o): raise SplitError(f"no window at hand is in the published {name} part",
@@ -218,9 +218,12 @@ def published_rows(run: Run, windows, task: Task):
     return tuple(rows)
 
 
-def _asked(truth, task) -> np.ndarray:
-    "The rows whose truth is known; of many labels all."
-    if task.kind == "multilabel": return np.arange(len(truth))
+def _asked(windows, truth, task) -> np.ndarray:
+    "The rows whose truth is known; of many labels all that are in the set, if it is told which are."
+    if task.kind == "multilabel":
+        if f"{task.key}_part" not in windows.index: return np.arange(len(truth))
+        inside = windows.labels(f"{task.key}_part").astype(str) != ""
+        return np.flatnonzero(inside | ~inside.any())
     return np.flatnonzero(np.isfinite(truth) if task.kind == "regression" else truth >= 0)
 
 

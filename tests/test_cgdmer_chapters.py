@@ -1,0 +1,128 @@
+"""Chapters 10 and 11: what their tables declare, few labels, sets of recordings, embeddings kept beside weights."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import biossl.train.launch as launching
+from biossl.cohorts.benchmarks import TASKS
+from biossl.cohorts.registry import get_cohort
+from biossl.data.errors import SplitError
+from biossl.evaluation.knowledge import opened
+from biossl.evaluation.tables import Row, published_table
+from biossl.methods.contract import get_config, method_class
+from biossl.papers.cgdmer import figure2, free, learners, shares, table1, table3, variants
+from biossl.train.launch import launch
+from biossl.train.probe import probe_labels
+from biossl.train.runs import split_rows
+
+TABLES = (*table1, *table3, *figure2)
+DX = {o.name: o for o in TABLES if o.task == "dx"}
+
+
+def run_of(table, row, profile="smoke", fold=0):
+    return next(o for o in table.runs("", profile) if o.row == row and o.fold == fold)
+
+
+# ---- declarations ------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda o: o.name)
+def test_every_table_has_chance_untrained_encoders_and_what_a_cardiologist_measures(table):
+    assert {o.name for o in free} <= {o.name for o in table.rows}
+    assert {o.method for o in free} == {"cnn_random", "lead_random", "clinical_12lead", "chance"}
+    assert all(o.split == "cohort" for o in table.rows)
+
+
+@pytest.mark.parametrize("table", table1, ids=lambda o: o.name)
+def test_every_printed_row_stands_beside_one_of_ours(table):
+    printed = published_table("cg_dmer_table1")
+    assert {o.published for o in table.rows if o.published} == set(printed.index)
+    if table.published: assert {column for _, column in table.published_map} <= set(printed.columns)
+
+
+def test_every_printed_column_has_its_table():
+    told = [column for o in table1 if o.published for _, column in o.published_map]
+    assert sorted(told) == sorted(published_table("cg_dmer_table1").columns)
+
+
+def test_a_row_is_pretrained_once_for_all_shares_of_the_labels(home):
+    weights = {}
+    for row, *_ in learners:
+        runs = [run_of(DX[f"table1_dx_{share}"], row) for share in shares]
+        assert len({o.key for o in runs}) == len(shares)
+        windows, task = opened(runs[0])
+        trains = [split_rows(o, windows, task)[0] for o in runs]
+        found = {launching.weights_key(o, "data", rows) for o, rows in zip(runs, trains)}
+        assert len(found) == 1
+        weights |= {found.pop(): row}
+    assert len(weights) == len(learners)
+
+
+@pytest.mark.parametrize("name, change, _", variants, ids=lambda o: o if isinstance(o, str) else "")
+def test_a_variant_is_the_whole_but_for_the_losses_it_names(name, change, _):
+    whole, row = (next(o for o in table3[0].rows if o.name == n) for n in ("CG-DMER", name))
+    a, b = (vars(get_config("cgdmer", **dict(o.hyper))) for o in (whole, row))
+    assert {k for k in a if a[k] != b[k]} == set(change)
+    method_class("cgdmer")(get_config("cgdmer", **dict(row.hyper)))   # hides nothing that is rebuilt
+
+
+# ---- few labels --------------------------------------------------------------------------------
+
+def test_where_few_labels_teach_nothing_each_class_is_as_likely_as_it_was(rng=np.random.default_rng(0)):
+    x, truth = rng.normal(size=(6, 3)), np.eye(6, 2)
+    with pytest.raises(SplitError): probe_labels(x, truth, np.arange(6), x, ("a", "b"))
+    said = probe_labels(x, truth, np.arange(6), x, ("a", "b"), few=True).scores
+    np.testing.assert_allclose(said, np.full((6, 2), 1 / 6))
+
+
+def test_one_share_of_the_people_can_be_told_so_few_that_all_is_guessed(home):
+    table = replace(DX["table1_dx_1"], rows=(replace(free[1], labelled=0.01), replace(free[-1], labelled=0.01)),
+                    versus="Chance")
+    _, launched = table.run(profile="smoke", workers=1, device="cpu")
+    assert not launched.failures and {o["n_labelled"] for o in launched.records} == {1}
+    told = launched.predictions[launched.predictions.row == free[1].name]
+    for _, fold in told.groupby("fold"): assert (fold.filter(like="score_").nunique() == 1).all()
+
+
+# ---- sets of recordings ------------------------------------------------------------------------
+
+class Parted:
+    "Six recordings, of which the first four are in a set."
+    index = dict(ptbxl_super_part=None)
+
+    def labels(self, key):
+        if key == "subject": return np.array([f"p{k}" for k in range(6)])
+        if key == "ptbxl_super_part": return np.array(["train", "test", "train", "val", "", ""])
+        return np.array([1, 0, 0, 1, 0, 0])
+
+    def __len__(self): return 6
+
+
+def test_recordings_outside_a_set_are_neither_learned_from_nor_tested():
+    row = Row("Chance", "chance", split="cohort")
+    run = replace(table1[0], rows=(row,), versus="").one_run(
+        row, cohort="simulated_12lead", options=(), fold=0, folds=2, seed=0, schedule=table1[0].profile("smoke").schedule)
+    rows = np.concatenate(split_rows(run, Parted(), TASKS["ptbxl_super"]))
+    assert sorted(rows) == [0, 1, 2, 3]
+
+
+# ---- embeddings --------------------------------------------------------------------------------
+
+def test_other_shares_of_the_labels_ask_the_same_embedding(home, monkeypatch):
+    made = []
+    true = launching.embed_windows
+    monkeypatch.setattr(launching, "embed_windows", lambda *o: made.append(o[0].name) or true(*o))
+    one, other = (replace(run_of(DX[f"table1_dx_{share}"], "SimCLR")) for share in (10, 100))
+    first, = launch([one], workers=1, device="cpu").records
+    again, = launch([other], workers=1, device="cpu").records
+    assert made == ["lead_simclr"] and first["dimensions"] == again["dimensions"]
+    alone = launch([replace(other, seed=1)], workers=1, device="cpu").records
+    assert len(made) == 2 and alone[0]["dimensions"] == again["dimensions"]
+
+
+def test_a_method_of_reports_is_diagnosed_on_windows_that_have_one(home):
+    run = run_of(DX["table1_dx_100"], "CG-DMER, text from codes")
+    cohort = get_cohort(run.cohort, **dict(run.options))
+    assert any(len(o.labels["report_codes"].split()) < 4 for o in cohort.recordings())
+    record, = launch([run], workers=1, device="cpu").records
+    assert 0 <= record["found"]["retrieved"] <= 1
