@@ -9,7 +9,7 @@ __all__ = ['QUESTIONS', 'Found', 'Exceeds', 'Amount', 'Share', 'Leads', 'Average
 # %% ../../nbs/evaluation/questions.ipynb #006e5271
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from functools import partial
+from functools import cache, partial
 from typing import Callable
 
 import numpy as np
@@ -301,11 +301,10 @@ class Counted:
     below: float | None = None
 
     def ask(self, find: Callable, number=None) -> Found:
-        from biossl.methods.contract import get_method
         if self.count not in _COUNTS:
             raise RequestError(f"no count of {self.count}", field="count",
                                remedy=nearest(self.count, _COUNTS))
-        value = _COUNTS[self.count](get_method(self.method, **dict(self.hyper)).eval()) / self.per
+        value = _counted(self.method, self.hyper, self.count) / self.per
         evidence = f"{self.count} of {self.method} as built here: {value * self.per:,.0f}"
         if self.below is None:
             found = _judged(Difference(value, value, value, np.nan), number, 0.0)
@@ -313,6 +312,12 @@ class Counted:
             found = STANDS if value < self.below else FALLS
             evidence += f", of {self.below * self.per:,.0f}"
         return Found(found, evidence, value, value, value)
+
+
+@cache   # what a method is made of does not change while we look
+def _counted(name, hyper, count) -> int:
+    from biossl.methods.contract import get_method
+    return _COUNTS[count](get_method(name, **dict(hyper)).eval())
 
 
 def _parameters(method) -> int:
