@@ -6,9 +6,10 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 09_ssltsg_fusion
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 09_ssltsg_fusion
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
+COHORT_06_xmae           ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
@@ -38,7 +39,7 @@ reproduce: $(READY)  ## every chapter, executed into build/, with one page of al
 test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## the library's notebooks and the tests
 	$(BIN)/nbdev_test --n_workers 2 --skip_file_re '^([_.]|[0-9][0-9]_|bench)'
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lab: $(READY)  ## open the book in JupyterLab
 	$(BIN)/jupyter lab $(LAB_OPTIONS) nbs

@@ -13,6 +13,7 @@ from biossl.evaluation.claims import stored_results
 from biossl.evaluation.metrics import measure
 from biossl.evaluation.statistics import read_answers
 from biossl.evaluation.tables import rebuild, stale_rows, stored_records
+from biossl.evaluation.timing import ENOUGH, MOST_FALSE, UNTRAINED
 from biossl.methods.clinical import alarm_features, beat_features
 from biossl.papers.protocol import table1, table3
 from biossl.papers.ssltsg_fusion import pairs as defects
@@ -26,8 +27,11 @@ STORED = sorted(o.parent for o in FIGURES.glob("*/runs.jsonl"))
 # ---- what is published -----------------------------------------------------------------------
 
 #: Tables that a chapter computes on demand only.
-UNPUBLISHED = {"05_tsta_ablation": {"table2_controls", "table2_readings"}}
+UNPUBLISHED = {"05_tsta_ablation": {"table2_controls", "table2_readings"}, "06_xmae": {"switches"}}
 
+
+#: What a clinician would compute, of whichever signals there are.
+CLINICIANS = {"clinical", "clinical_alarm", "clinical_12lead", "beat_rate", "ppg_features"}
 
 #: Of chapter 09's claims: which row is compared with which.
 CLAIMS = {f"C1: SSL on {o}": (f"SSL-{o}", o) for o in ("T", "S", "TSC", "TSG")} | {
@@ -67,7 +71,7 @@ def test_every_published_table_has_chance_an_untrained_and_a_clinicians_row(fold
         methods = {o.method for o in table.rows}
         untrained = any(o.name.startswith("Random init") for o in table.rows)
         assert "chance" in methods and ("random_init" in methods or untrained)
-        assert {"clinical", "clinical_alarm", "clinical_12lead", "beat_rate"} & methods
+        assert CLINICIANS & methods
 
 
 @pytest.mark.parametrize("folder, table, rows", [("04_tsta", "table1", 20),
@@ -91,6 +95,20 @@ def test_the_eight_arms_are_published_on_everybody_with_intervals_and_enough_epo
     assert not frame.schedule.str.contains("incomplete|not run").any()
     pretrained = frame[frame.row.str.startswith("SSL")].schedule
     assert pretrained.str.extract(r"^.*?(\d+) epochs, batch")[0].astype(int).min() >= 20
+
+
+def test_what_the_timing_of_strangers_says_is_interpretable_where_their_beats_are_found():
+    folder = FIGURES / "06_xmae"
+    if folder not in STORED: pytest.skip("no published result of 06_xmae")
+    timing, sources, controls = (pd.read_csv(folder / f"{o}.csv") for o in ("timing", "sources", "controls"))
+    assert set(pd.read_csv(folder / "plateau.csv").cohort) == {"open_pairs"}
+    for frame in (timing, sources, controls):
+        assert ((frame.verdict == UNTRAINED) == ~((frame.recall >= ENOUGH) & (frame["false"] <= MOST_FALSE))).all()
+    recall = sources[(sources.measure == "recall") & sources.tested.str.startswith("quality")].set_index("source")
+    assert {"bidmc", "challenge_2015", "mimic_perform_af", "other folds"} < set(recall.index)
+    whole = timing[(timing.row == "xMAE") & (timing.measure == "recall")].iloc[0]
+    assert recall.estimate["all"] == pytest.approx(whole.estimate, abs=1e-5)
+    assert {"C1", "C2", "C3", "C4", "C5"} < set(controls.control)
 
 
 def test_the_claims_are_what_the_stored_runs_say():

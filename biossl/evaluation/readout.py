@@ -243,8 +243,11 @@ def draw_timing(evidence: Evidence, title: str = ""):
     return fig
 
 
+_FLOOR = -1.4   # skills below it are written, not drawn
+
+
 def _by_ratio(axis, findings, label, levels):
-    "Estimates with intervals by hidden ratio; hollow where too few beats are rebuilt."
+    "Estimates with intervals by hidden ratio; words where too few beats are rebuilt."
     for y, name in levels.items():
         axis.axhline(y, color=COLOURS["grey"], ls=":", lw=1.2)
         axis.annotate(name, (1.0, y), xycoords=("axes fraction", "data"), ha="right", va="bottom",
@@ -257,9 +260,12 @@ def _by_ratio(axis, findings, label, levels):
             axis.annotate(said, (k, 0.5), rotation=90, ha="center", va="center", fontsize=8,
                           color=COLOURS["vermilion"])
             continue
-        low, high = (max(o, -1.4) for o in found.estimate.interval)
-        axis.vlines(k, low, high, color=COLOURS["blue"], lw=2)
-        axis.plot(k, max(found.estimate.mean, -1.4), "o", color=COLOURS["blue"])
+        mean, (low, high) = found.estimate.mean, found.estimate.interval
+        axis.vlines(k, max(low, _FLOOR), max(high, _FLOOR), color=COLOURS["blue"], lw=2)
+        axis.plot(k, max(mean, _FLOOR), "o" if mean > _FLOOR else "v", color=COLOURS["blue"])
+        if mean <= _FLOOR:   # it lies below the picture: said, not drawn
+            axis.annotate(f"{mean:.1f} [{low:.1f}, {high:.1f}]", (k, _FLOOR + 0.12), rotation=90,
+                          ha="center", va="bottom", fontsize=8, color=COLOURS["blue"])
     axis.set_xticks(range(len(ratios)), [f"{o:.2g}" for o in ratios])
     lows = [o.estimate.interval[0] for o in findings.values() if o.trusted]
     axis.set(xlabel="share of the ECG hidden", ylabel=label, xlim=(-0.6, len(ratios) - 0.4),
