@@ -19,7 +19,10 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def real_home(tmp_path_factory):
     "One BIOSSL_HOME for all tests on real recordings, so that each archive is unpacked once."
-    return tmp_path_factory.mktemp("real_home")
+    if "PYTEST_XDIST_WORKER" not in os.environ: return tmp_path_factory.mktemp("real_home")
+    shared = tmp_path_factory.getbasetemp().parent / "real_home"     # of all processes of this run
+    shared.mkdir(exist_ok=True)
+    return shared
 
 
 @pytest.fixture

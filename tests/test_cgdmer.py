@@ -89,10 +89,10 @@ def test_vocabulary_and_reports_are_those_of_the_rows_that_are_trained_on():
     ids = method.text.tokenizer(["sinus rhythm", "bundle"])
     assert method.text.tokenizer.unknown(ids)[0] == 0 < method.text.tokenizer.unknown(ids)[1]
     with pytest.raises(MethodError, match="row"): method.views(Written().batch(np.array([4])), generator())
-    for method in (method, prepared(rows=(2, 0, 3, 1))):
-        told = method.reports(Written().batch(np.array([3, 1, 0])))
+    for one in (method, prepared(rows=(2, 0, 3, 1))):
+        told = one.reports(Written().batch(np.array([3, 1, 0])))
         assert told["number"][0] == told["number"][2] != told["number"][1]
-        own = torch.from_numpy(method.text.tokenizer([TEXTS[o] for o in (3, 1, 0)]).astype(np.int64))
+        own = torch.from_numpy(one.text.tokenizer([TEXTS[o] for o in (3, 1, 0)]).astype(np.int64))
         assert torch.equal(told["ids"][:, :own.shape[1]], own)
 
 

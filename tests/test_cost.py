@@ -82,9 +82,14 @@ def test_counting_leaves_the_settings_as_they_were():
 
 
 # -- the table ---------------------------------------------------------------------------------
-def test_every_method_has_a_row_of_its_own():
-    batch = windows(4, 420)
-    methods = registered(batch)
+@pytest.fixture(scope="module")
+def offered():
+    "All methods that take windows of 420 samples."
+    return registered(windows(4, 420))
+
+
+def test_every_method_has_a_row_of_its_own(offered):
+    batch, methods = windows(4, 420), offered
     table = cost_table(methods, batch)
     assert list(table.index) == list(methods) and (table.parameters >= 0).all()
     for name, row in table.iterrows():
@@ -95,15 +100,14 @@ def test_every_method_has_a_row_of_its_own():
         else: assert np.isnan(row.finetune_macs), name
 
 
-def test_registry_offers_only_what_the_windows_allow():
-    offered = registered(windows(2, 420))
+def test_registry_offers_only_what_the_windows_allow(offered):
     assert {"tsta", "simclr", "random_init"} <= set(offered)
     assert not {"combined", "context", "clinical"} & set(offered)
     assert registered({}) == {}
 
 
-def test_registry_offers_only_what_takes_such_windows():
-    assert "xmae" in registered(windows(2, 1000)) and "xmae" not in registered(windows(2, 420))
+def test_registry_offers_only_what_takes_such_windows(offered):
+    assert "xmae" in registered(windows(2, 1000)) and "xmae" not in offered
 
 
 @pytest.mark.parametrize("name", ["simclr", "tsta", "supervised"])
