@@ -67,7 +67,10 @@ def text(value): return b"U" + bytes([len(value)]) + value
 def shell(folder): return text(f"touch {folder}/run".encode())
 
 
-def array_of(dtype, raw, shape=b"K\2\x85", state=b"(K\3U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"):
+LITTLE = b"(K\3U\1<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"   # a type's state: little-endian
+
+
+def array_of(dtype, raw, shape=b"K\2\x85", state=LITTLE):
     "The instructions for an array of two, in the words of NumPy."
     return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R(K\1" + shape
             + b"cnumpy\ndtype\n" + text(dtype) + b"K\0K\1\x87R" + state + b"\x89" + raw + b"tb")
@@ -104,7 +107,8 @@ def instance(o): return b"(" + shell(o) + b"i%s\nsystem\n" % SYSTEM
 def old_object(o): return b"(c%s\nsystem\n" % SYSTEM + shell(o) + b"o"
 
 
-def new_object(o): return b"csubprocess\nPopen\n](U\5touch" + text(f"{o}/run".encode()) + b"e\x85\x81"
+def new_object(o):
+    return b"csubprocess\nPopen\n](U\5touch" + text(f"{o}/run".encode()) + b"e\x85\x81"
 
 
 def nested(o):
@@ -134,7 +138,8 @@ def extension(o): return b"\x82\1"
 
 
 ATTACKS = {reduce_system: f"{os.system.__module__}.system", python_two: "os.system",
-           python_three: "posix.system", through_memo: "STACK_GLOBAL", evaluated: "__builtin__.eval",
+           python_three: "posix.system", through_memo: "STACK_GLOBAL",
+           evaluated: "__builtin__.eval",
            instance: "INST .* system", old_object: f"{os.system.__module__}.system",
            new_object: "subprocess.Popen", nested: "os.system", inside_an_array: "os.system",
            behind_good_data: "os.system", constructor: "copy_reg._reconstructor",
@@ -146,7 +151,7 @@ ATTACKS = {reduce_system: f"{os.system.__module__}.system", python_two: "os.syst
 def test_code_in_a_pickle_is_named_and_never_run(tmp_path, attack):
     path = tmp_path / "S1.pkl"
     path.write_bytes(b"\x80\2" + attack(tmp_path) + b".")
-    with pytest.raises(RecordingError, match=f"S1.pkl, {ATTACKS[attack]}: .*nothing of the file") as e:
+    with pytest.raises(RecordingError, match=f"S1.pkl, {ATTACKS[attack]}: .*nothing of") as e:
         read_pickle(path)
     assert "publisher" in e.value.remedy and not (tmp_path / "run").exists()
 
@@ -191,7 +196,8 @@ def test_a_type_that_turns_into_another_by_its_state_is_refused(tmp_path):
 @pytest.mark.parametrize("body, name", [
     (b"cnumpy\ndtype\nN}U\4makeNs\x86b", "a change of what makes arrays"),
     (b"cnumpy\nndarray\n(J\xff\xff\xff\x7ftR", "a call of numpy.ndarray"),
-    (b"cnumpy\nndarray\n", "Call as a value"), (b"](cnumpy\ndtype\nU\2f8\x85Re", "Dtype as a value")])
+    (b"cnumpy\nndarray\n", "Call as a value"),
+    (b"](cnumpy\ndtype\nU\2f8\x85Re", "Dtype as a value")])
 def test_the_four_functions_of_arrays_serve_for_nothing_else(tmp_path, body, name):
     (tmp_path / "S1.pkl").write_bytes(b"\x80\2" + body + b".")
     with pytest.raises(RecordingError, match="S1.pkl") as e: read_pickle(tmp_path / "S1.pkl")
@@ -232,7 +238,8 @@ def test_a_flipped_byte_gives_data_or_an_error_that_names_the_file(tmp_path_fact
     b"T\xff\xff\xff\x7fshort", b"X\xff\xff\xff\x7fshort", b"\x8b\xff\xff\xff\x7f\1",   # untold text
     array_of(b"f8", text(bytes(16)), shape=b"J\xff\xff\xff\x7f\x85"),  # an array of 16 GB in 16 B
     array_of(b"f8", text(bytes(16)), shape=b"J\xff\xff\xff\xffJ\xfe\xff\xff\xff\x86"),
-    array_of(b"f8", text(bytes(8))), array_of(b"f8", text(bytes(24))), array_of(b"f8", b"]"), b"h\5", b"0", b"R", b"]q\1(h\1e",
+    array_of(b"f8", text(bytes(8))), array_of(b"f8", text(bytes(24))), array_of(b"f8", b"]"),
+    b"h\5", b"0", b"R", b"]q\1(h\1e",
     b"}q\1U\1xh\1s", b"cnumpy.core.multiarray\n_reconstruct\n)R", b"(" * 50 + b"]" + b"l" * 50])
 def test_a_file_that_promises_more_than_it_holds_is_refused(tmp_path, body):
     (tmp_path / "S1.pkl").write_bytes(b"\x80\2" + body + b".")

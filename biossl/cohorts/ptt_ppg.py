@@ -50,7 +50,7 @@ CARD = Card(
 # %% ../../nbs/cohorts/ptt_ppg.ipynb #74c39d53
 _FETCH_AGAIN = "fetch the recording again"
 ACTIVITIES = ("sit", "walk", "run")
-SITES = tuple(f"pleth_{i}" for i in range(1, 7))   #: fingertip (1 to 3), nearer to the hand (4 to 6)
+SITES = tuple(f"pleth_{i}" for i in range(1, 7))   #: 1 to 3 on the fingertip
 
 
 def _wrong(problem: str, name: str, field: str, remedy: str = _FETCH_AGAIN):
@@ -90,7 +90,8 @@ def _of_record(path: Path, site: str) -> tuple[dict[str, Signal], dict[str, str]
     signals = dict(ecg=_channel(record, "ecg", "ECG"), ppg=_channel(record, site, site),
                    acc=Signal(np.concatenate([o.samples for o in axes]), _RATE, _AXES,
                               axes[0].unit))
-    return signals, dict(re.findall(r"<(\w+)>:\s*([^<]*[^<\s])", " ".join(record.comments))), "header"
+    told = re.findall(r"<(\w+)>:\s*([^<]*[^<\s])", " ".join(record.comments))
+    return signals, dict(told), "header"
 
 # %% ../../nbs/cohorts/ptt_ppg.ipynb #398ee831
 def _check_times(first: str, last: str, samples: int, name: str):
@@ -98,7 +99,7 @@ def _check_times(first: str, last: str, samples: int, name: str):
     import pandas
     try: lasts = float(last) - float(first)
     except ValueError:
-        times = pandas.to_datetime([first, last], errors="coerce")
+        times = pandas.to_datetime([first, last], format="mixed", errors="coerce")
         lasts = (times[1] - times[0]).total_seconds()
     if not abs(lasts * _RATE - (samples - 1)) <= 0.02 * samples:
         _wrong(f"{samples} samples in {lasts:g} s are not {_RATE:g} Hz", name, "time")
@@ -129,7 +130,8 @@ def _of_csv(path: Path, site: str) -> tuple[dict[str, Signal], dict[str, str], s
     if not len(table): _wrong("holds no sample", path.stem, path.name)
     _check_times(*table["time"].iloc[[0, -1]], len(table), path.stem)
     x = table[[*columns]].to_numpy().T
-    signals = dict(ecg=Signal(x[:1], _RATE, ("ECG",), "mV"), ppg=Signal(x[1:2], _RATE, (site,), "NU"),
+    signals = dict(ecg=Signal(x[:1], _RATE, ("ECG",), "mV"),
+                   ppg=Signal(x[1:2], _RATE, (site,), "NU"),
                    acc=Signal(x[2:], _RATE, _AXES, "g"))
     return signals, _told_of(path), "subjects_info.csv"
 

@@ -111,7 +111,7 @@ _SIMPLE = (type(None), bool, int, float, str, np.generic)
 
 
 def _plain(value, done: dict):
-    "`value` with arrays and text for what stands for them; `done` holds what was made, by identity."
+    "`value` with arrays and text for what stands for them; `done`: what was made, by identity."
     if isinstance(value, _SIMPLE): return value
     if id(value) not in done:
         done[id(value)] = None
@@ -143,8 +143,8 @@ def _said_of(path: Path):
 
 
 def read_pickle(path):
-    """What the Python 2 pickle at `path` holds: dictionaries, lists, tuples, text (latin1), numbers,
-    read-only arrays of numbers or text.
+    """What the Python 2 pickle at `path` holds: dictionaries, lists, tuples, text (latin1),
+    numbers, read-only arrays of numbers or text.
 
     Raises `RecordingError` with the file's name, and the name of what is refused, for everything
     else that a pickle may ask for, before anything of it has run; and for a damaged file.
