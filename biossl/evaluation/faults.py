@@ -66,32 +66,30 @@ def label_entries(folder, resamples: int = 500) -> list[Entry]:
               len(as_meant(files).counted("test")), n=len(files.table("test")), source="test recordings")]
 
 # %% ../../nbs/evaluation/faults.ipynb #1cac5b60
-def without_positive(labels, rows) -> tuple[str, ...]:
-    "The classes that none of these `rows` of the training part has."
-    told = labels.table("train")[list(labels.classes)].to_numpy()[rows]
-    return tuple(o for o, n in zip(labels.classes, told.sum(0)) if not n)
+def without_positive(table, classes, rows) -> tuple[str, ...]:
+    "Those of `classes` that none of these `rows` of a set's training `table` has."
+    return tuple(o for o in classes if not table[o].to_numpy()[rows].any())
 
 
 def draw_entries(folder, fractions=(0.01, 0.1), seed: int = 0) -> list[Entry]:
     "For each set and fraction: of how many classes a positive is drawn, by the authors and by us."
     found = []
-    for name in CLASSES:
-        labels = label_set(name, folder=folder)
-        theirs = label_set(name, labels="substring", folder=folder) if name == "csn" else labels
-        table = labels.table("train")
+    for name, classes in CLASSES.items():
+        table = label_set(name, folder=folder).table("train")
+        theirs = table
+        if name == "csn": theirs = label_set(name, labels="substring", folder=folder).table("train")
         people = table.patient.fillna(table.recording).astype(str).to_numpy()
         for o in fractions:
-            drawn = (("published", theirs, published_draw(len(table), o)),
-                     ("our", labels, nested_draw(people, o, seed)))
-            found += [_draw_entry(told, f"{who} draw, {100 * o:g} %", rows) for who, told, rows in drawn]
+            for who, told, rows in (("published", theirs, published_draw(len(table), o)),
+                                    ("our", table, nested_draw(people, o, seed))):
+                lost = without_positive(told, classes, rows)
+                found.append(_draw_entry(f"{who} draw, {100 * o:g} %", name, len(classes), lost, len(rows)))
     return found
 
 
-def _draw_entry(labels, row, rows) -> Entry:
-    lost = without_positive(labels, rows)
-    what = f"classes with a positive, {labels.name}" + (f"; not {', '.join(lost)}" if lost else "")
-    return Entry(row, what, len(labels.classes), len(labels.classes) - len(lost), n=len(rows),
-                 source="training recordings drawn")
+def _draw_entry(row, name, classes, lost, n) -> Entry:
+    what = f"classes with a positive, {name}" + (f"; not {', '.join(lost)}" if lost else "")
+    return Entry(row, what, classes, classes - len(lost), n=n, source="training recordings drawn")
 
 # %% ../../nbs/evaluation/faults.ipynb #85c3c7ed
 @dataclass(frozen=True, eq=False)
