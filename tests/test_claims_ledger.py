@@ -2,7 +2,8 @@
 import csv
 import json
 import shutil
-import tomllib
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from biossl.command import declared_tables
+from biossl.command import paper_names
 from biossl.data.errors import RequestError, StoreError
 from biossl.evaluation import published, sentences
 from biossl.evaluation.claims import FALLS, OPEN, STANDS, UNRUN, Results
 from biossl.evaluation.metrics import find_metric
-from biossl.evaluation.questions import Amount, Average, Exceeds, Leads, Possible, Share, _judged
+from biossl.evaluation.questions import Amount, Exceeds, Leads, Share, _judged
 from biossl.evaluation.sentences import (COLUMNS, UNTOLD, claims_page, ledger, read_claims,
                                          write_claims)
 from biossl.evaluation.sources import NotRun, Ran
 from biossl.evaluation.statistics import Difference
+from biossl.evaluation.tables import Table
 
 FIGURES = Path(__file__).parents[1] / "figures"
 PAPERS = ("tsta", "ssltsg", "xmae", "cg_dmer")
@@ -180,12 +182,21 @@ def test_without_any_run_every_sentence_is_still_asked_of_its_tables(paper):
 def asked_of(question):
     "The tables with their metrics, and the rows, that a question of our runs names."
     get = lambda name: getattr(question, name, ()) or ()  # noqa: E731
-    tables = dict(get("tasks")) or {get("table"): None}
+    names = [get("table")] if isinstance(get("table"), str) else get("table")
+    tables = dict(get("tasks")) or dict.fromkeys(names)
     rows = [get("row")] if isinstance(get("row"), str) else list(get("row"))
     rows += [*get("over"), *(o for pair in get("pairs") for o in pair)]
     rows += [o for o in (get("full"), get("without")) if o]
     for o in get("least"): rows += [o] if isinstance(o, str) else o
     return {o: {metric} if metric else set(get("columns")) for o, metric in tables.items()}, rows
+
+
+@cache
+def tables_of_all():
+    "Every table of every chapter, by CHAPTER/TABLE: those within a tuple as well."
+    found = [o for paper in paper_names() for o in vars(import_module(f"biossl.papers.{paper}")).values()]
+    found = [o for one in found for o in (one if isinstance(one, tuple) else (one,)) if isinstance(o, Table)]
+    return {f"{o.chapter}/{o.name}": o for o in found}
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -197,15 +208,14 @@ def test_what_is_asked_of_our_runs_is_declared(paper):
         for name, metrics in tables.items():
             assert metrics and all(find_metric(o)[0].higher_is_better for o in metrics)
             if name in TO_COME: continue
-            chapter, _, table = name.partition("/")
-            known = {o.name: o for o in declared_tables(chapter)}
-            assert table in known, f"{claim.says} {name}"
-            assert set(rows) <= {o.name for o in known[table].rows}, claim.says
-            assert metrics <= set(known[table].metrics), claim.says
+            assert name in tables_of_all(), claim.says
+            table = tables_of_all()[name]
+            assert set(rows) <= {o.name for o in table.rows}, claim.says
+            assert metrics <= set(table.metrics), claim.says
 
 
-#: Tables that sentences wait for, or that a chapter declares within a tuple only.
-TO_COME = {"04_tsta/table3", "04_tsta/table4", "07_xmae_transfer/efficiency_af"}
+#: Tables that sentences wait for.
+TO_COME = {"04_tsta/table3", "04_tsta/table4"}
 
 
 BROKEN = [("says = 1\n", "where"), ('says = "x"\nwhere = "y"\nprinted = {kind = "exceed"}', "exceeds"),
@@ -243,7 +253,7 @@ def test_no_paper_and_no_toml_are_said(shelf):
 
 # ---- our runs --------------------------------------------------------------------------------
 
-def table_of(made, folds=2, resamples=300, n=24):
+def table_of(made, name="0/t", folds=2, resamples=300, n=24):
     "A stored table of `n` people whose rows are right with the skills `made`; `broken` lacks a fold."
     rng = np.random.default_rng(3)
     people, truth = np.repeat([f"p{k:02d}" for k in range(n)], 8), np.repeat(np.arange(n) % 2, 8)
@@ -256,7 +266,7 @@ def table_of(made, folds=2, resamples=300, n=24):
             subject=people, truth=truth, score_0=1 - p, score_1=p)))
         records += [dict(row=row, key=f"{row} {k}", seed=0, fold=k, folds=folds, cohort="made",
                          profile="up") for k in range(folds if row != "broken" else 1)]
-    return Ran("0/t", Results(pd.concat(frames), records, resamples), tuple(made))
+    return Ran(name, Results(pd.concat(frames), records, resamples), tuple(made))
 
 
 @pytest.fixture(scope="module")
@@ -277,6 +287,8 @@ def test_exceeds_is_as_strong_as_its_weakest_comparison(made):
     with pytest.raises(NotRun, match="1 of 2 runs"): ask(row="sharp", over=("broken",))
     with pytest.raises(RequestError, match="did you mean sharp"): ask(row="shrap", over=("good",))
     with pytest.raises(RequestError, match="metrics"): Exceeds("0/t", "sharp").ask(lambda name: made)
+    with pytest.raises(RequestError, match="less is better"):
+        Exceeds("0/t", "sharp", ("good",), ("brier",)).ask(lambda name: made)
 
 
 def test_a_share_that_nobody_can_name_is_open_and_one_that_can_is_judged(made):
@@ -292,9 +304,10 @@ def test_a_share_that_nobody_can_name_is_open_and_one_that_can_is_judged(made):
     assert both.value == pytest.approx(100 * parts[0] / sum(parts))
 
 
-def test_tasks_are_counted_and_those_that_are_not_stored_are_left_out(made):
-    other = table_of(dict(sharp=0.5, good=0.9, coin=0.5, broken=0.9))
-    shelf = {"0/a": made, "0/b": other, "0/c": made}
+def test_tasks_are_counted_and_those_that_are_not_stored_are_left_out():
+    rows = dict(sharp=0.95, good=0.8, same=0.8, coin=0.5)
+    shelf = {"0/a": table_of(rows, "0/a"), "0/b": table_of(rows | dict(sharp=0.5, good=0.9), "0/b"),
+             "0/c": table_of(rows, "0/c")}
     def find(name):
         if name not in shelf: raise NotRun("is not stored", where=name)
         return shelf[name]
@@ -303,8 +316,14 @@ def test_tasks_are_counted_and_those_that_are_not_stored_are_left_out(made):
     assert (ask(2, 3).value, ask(2, 3).low, ask(2, 3).high) == (2, 2, 2) and "2 of 3" in ask(2, 3).evidence
     assert ask(2, 3).verdict == STANDS and ask(3, 3).verdict == FALLS
     with pytest.raises(NotRun): Leads((("0/d", "f1_macro"),), "sharp", ("good",), (1, 1)).ask(find)
-    alike = Leads((("0/a", "f1_macro"),), "good", ("same",), (1, 1)).ask(find)
-    assert alike.verdict == OPEN and (alike.low, alike.high) == (0, 1)
+    for one, other in (("good", "same"), ("same", "good")):   # whichever leads does not surely
+        alike = Leads((("0/a", "f1_macro"),), one, (other,), (1, 1)).ask(find)
+        assert alike.verdict == OPEN and (alike.low, alike.high) == (0, 1)
+    ask = lambda *names: Exceeds(names, "sharp", ("coin",), ("f1_macro",)).ask(find)  # noqa: E731
+    assert ask("0/a", "0/c", "0/d").verdict == STANDS and "0/a; 2 of 3" in ask("0/a", "0/c", "0/d").evidence
+    gap = 100 * shelf["0/b"].results.difference("sharp", "coin").value
+    assert ask("0/a", "0/b").value == pytest.approx(gap) and "(0/b; 2 of 2" in ask("0/a", "0/b").evidence
+    with pytest.raises(NotRun): ask("0/d", "0/e")
 
 
 def test_percent_are_of_the_other_and_points_are_not(made):

@@ -68,23 +68,24 @@ def _columns(source, asked) -> tuple:
 @dataclass(frozen=True)
 class Exceeds:
     "`row` (or several) exceeds each of `over` (all others), or `pairs` do; columns may be pairs."
-    table: str
+    table: str | tuple
     row: str | tuple = ()
     over: tuple = ()
     columns: tuple = ()
     pairs: tuple = ()
 
     def ask(self, find: Callable, number=None) -> Found:
-        source = find(self.table)
-        gaps = {o: _gap(source, *o) for o in self.compared(source)}
-        gaps = {o: gap for o, gap in gaps.items() if np.isfinite(gap.value)}
-        if not gaps: raise RequestError("nothing is compared", where=source.name)
+        names = (self.table,) if isinstance(self.table, str) else self.table
+        sources = _stored(find, names)
+        gaps = {(o, *what): _gap(o, *what) for o in sources for what in self.compared(o)}
+        gaps = {what: gap for what, gap in gaps.items() if np.isfinite(gap.value)}
+        if not gaps: raise RequestError("nothing is compared", where=names[0])
         told = [verdict(o) for o in gaps.values()]
-        a, b, one, other = least = min(gaps, key=lambda o: gaps[o].value)
-        column = source.title(one) + (f" (and {source.title(other)})" if other != one else "")
-        gap, evidence = gaps[least], f"{a} over {b}, {column}: {_said(gaps[least])}"
+        source, a, b, one, other = least = min(gaps, key=lambda o: gaps[o].value)
+        gap, evidence = gaps[least], f"{a} over {b}, {_titles(source, one, other)}: {_said(gaps[least])}"
         if len(told) > 1: evidence = (f"{told.count(STANDS)} of {len(told)} comparisons stand, "
                                       f"{told.count(FALLS)} do not; least {evidence}")
+        if len(names) > 1: evidence += f" ({source.name}; {len(sources)} of {len(names)} are stored)"
         found = FALLS if FALLS in told else OPEN if OPEN in told else STANDS
         return Found(found, evidence, gap.value, gap.low, gap.high, source.estimate(a, one).n,
                      source.whose)
@@ -96,6 +97,20 @@ class Exceeds:
         pairs = self.pairs or [(a, b) for a in rows for b in others]
         columns = [(o, o) if isinstance(o, str) else o for o in _columns(source, self.columns)]
         return [(*rows, *both) for rows in pairs for both in columns]
+
+
+def _titles(source, one, other) -> str:
+    return source.title(one) + (f" (and {source.title(other)})" if other != one else "")
+
+
+def _stored(find, names) -> list:
+    "The sources of these names; raises `NotRun` if none of them is stored."
+    found, missing = [], None
+    for name in names:
+        try: found.append(find(name))
+        except NotRun as e: missing = e
+    if not found: raise missing
+    return found
 
 
 def _gap(source, row, over, column, other) -> Difference:
@@ -179,8 +194,8 @@ class Leads:
     of: tuple
 
     def ask(self, find: Callable, number=None) -> Found:
-        sources = self._there(find)
-        if not sources: raise NotRun("no task is stored", where=self.tasks[0][0])
+        metrics = dict(self.tasks)
+        sources = [(o, metrics[o.name]) for o in _stored(find, metrics)]
         gaps = [[_gap(o, self.row, other, metric, metric) for other in self.over]
                 for o, metric in sources]
         leads = [all(o.value > 0 for o in task) for task in gaps]
@@ -192,14 +207,6 @@ class Leads:
         evidence = (f"best in {sum(leads)} of {n} tasks, surely in {low}, surely not in {n - high}")
         people = max(o.estimate(self.row, metric).n for o, metric in sources)
         return Found(found, evidence, sum(leads), low, high, people, sources[0][0].whose)
-
-    def _there(self, find) -> list:
-        "Source and metric of each task that is stored: a cohort does not have all of them."
-        found = []
-        for table, metric in self.tasks:
-            try: found.append((find(table), metric))
-            except NotRun: continue
-        return found
 
 # %% ../../nbs/evaluation/questions.ipynb #9bfa63f9
 @dataclass(frozen=True)
