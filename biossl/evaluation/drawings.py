@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['draw_views', 'within', 'across', 'draw_similarities', 'teachers_way', 'draw_way', 'draw_foretelling', 'draw_reading',
-           'draw_warp', 'draw_courses']
+           'draw_warp', 'draw_courses', 'draw_shown', 'shown_samples']
 
 # %% ../../nbs/evaluation/drawings.ipynb #c0327065
 import numpy as np
@@ -179,3 +179,25 @@ def draw_courses(courses: dict, span: int = 5):
     axis.set(xlabel="step", ylabel="loss, share of chance")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
+
+# %% ../../nbs/evaluation/drawings.ipynb #73c5879d
+@styled
+def draw_shown(rows: dict, title: str = ""):
+    "Lines `{name: (values (T,), shown (T,) bool)}`, one below the other; what was not shown is pale."
+    import matplotlib.pyplot as plt
+    fig, axes = plt.subplots(len(rows), 1, figsize=(7.6, 0.5 + 0.38 * len(rows)), squeeze=False)
+    for axis, (name, (x, shown)) in zip(axes[:, 0], rows.items()):
+        x = np.asarray(x, float)
+        axis.plot(x, color=COLOURS["grey"], lw=0.5, alpha=0.6)
+        axis.plot(np.where(np.asarray(shown), x, np.nan), color=COLOURS["blue"], lw=1)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
+        axis.set(xticks=[], yticks=[])
+    fig.suptitle(title, fontsize=9)
+    return fig
+
+
+def shown_samples(keep, leads: int, patches: int, patch: int) -> np.ndarray:
+    "Which samples `(leads, T)` lie in the tokens `keep (V,)` of one window: lead after lead, in time."
+    seen = np.zeros(leads * patches, bool)
+    seen[np.asarray(keep)] = True
+    return seen.reshape(leads, patches).repeat(patch, axis=1)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from ..cohorts.benchmarks import nested_draw
 from ..cohorts.prompts import prompt_texts
 from ..cohorts.registry import Task, get_cohort, locate
 from ..data.errors import MethodError, RequestError, SplitError, nearest
@@ -321,10 +322,7 @@ def labelled_rows(run: Run, windows, rows) -> np.ndarray:
     The people are drawn from the run's seed, one at least; fewer are part of more.
     """
     if run.labelled == 1: return rows
-    subjects = windows.labels("subject").astype(str)[rows]
-    people = np.unique(subjects)
-    drawn = np.random.default_rng(run.seed).permutation(people)
-    return rows[np.isin(subjects, drawn[:max(1, round(run.labelled * len(people)))])]
+    return rows[nested_draw(windows.labels("subject")[rows], run.labelled, run.seed)]
 
 
 def _in_sight(subjects) -> np.ndarray:
