@@ -6,12 +6,14 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 09_ssltsg_fusion
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 COHORT_06_xmae           ?= open_pairs
+COHORT_07_xmae_transfer  ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
+OPTIONS_07_xmae_transfer ?= -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null

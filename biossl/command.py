@@ -188,7 +188,9 @@ def _declared(paper: str) -> dict:
 
     from biossl.evaluation.tables import Table
     module = importlib.import_module(f"biossl.papers.{paper}")
-    return {o.name: o for o in vars(module).values() if isinstance(o, Table)}
+    found = (o for value in vars(module).values()
+             for o in (value if isinstance(value, tuple) else (value,)))
+    return {o.name: o for o in found if isinstance(o, Table)}
 
 
 def find_table(name: str):

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 import biossl.train.launch as launching
-from biossl.cohorts.benchmarks import TASKS
+from biossl.cohorts.benchmarks import CLASSES, TASKS
 from biossl.cohorts.registry import get_cohort
 from biossl.data.errors import SplitError
 from biossl.evaluation.knowledge import opened
 from biossl.evaluation.tables import Row, published_table
 from biossl.methods.contract import get_config, method_class
 from biossl.papers.cgdmer import figure2, free, learners, shares, table1, table3, variants
+from biossl.papers.cgdmer_zeroshot import controls, rhythms, table2, withheld
 from biossl.train.launch import launch
 from biossl.train.probe import probe_labels
 from biossl.train.runs import split_rows
@@ -126,3 +127,35 @@ def test_a_method_of_reports_is_diagnosed_on_windows_that_have_one(home):
     assert any(len(o.labels["report_codes"].split()) < 4 for o in cohort.recordings())
     record, = launch([run], workers=1, device="cpu").records
     assert 0 <= record["found"]["retrieved"] <= 1
+
+
+# ---- chapter 11 --------------------------------------------------------------------------------
+
+def test_every_printed_set_and_row_is_asked_without_labels():
+    printed = published_table("cg_dmer_table2")
+    told = [column for o in table2 if o.published for _, column in o.published_map]
+    assert sorted([*told, "Average"]) == sorted(printed.columns)
+    assert all({o.published for o in table.rows if o.published} == set(printed.index) for table in table2)
+    assert all(o.judge == "zeroshot" for table in table2 for o in table.rows if o.published)
+
+
+def test_controls_and_the_row_they_control_share_their_weights(home):
+    table = next(o for o in table2 if o.task == "dx")
+    names = ["CG-DMER", *(o.name for o in controls)]
+    runs = {o.row: o for o in table.runs("", "smoke") if o.row in names and o.fold == 0}
+    assert len({o.key for o in runs.values()}) == len(names) and {o.asked for o in runs.values()} > {
+        ("both", "none"), ("both", "permuted"), ("both", "negated"), ("name", "none")}
+    rows = np.arange(8)
+    assert len({launching.weights_key(o, "data", rows) for o in runs.values()}) == 1
+
+
+@pytest.mark.parametrize("table", withheld, ids=lambda o: o.name)
+def test_withheld_reports_say_nothing_of_rhythm(table, home):
+    assert set(CLASSES["ptbxl_rhythm"]) == set(rhythms.split(","))
+    people = get_cohort("simulated_12lead", subjects=30, reports=True)
+    silent = replace(people, withheld=rhythms)
+    words = ("sinus", "fibrillat", "flutter", "tachycardia", "bradycardia")
+    spoken = [any(w in o.labels["report_codes"].lower() for w in words) for o in people.recordings()]
+    assert np.mean(spoken) > 0.8
+    assert not [o.labels["report_codes"] for o in silent.recordings()
+                if any(w in o.labels["report_codes"].lower() for w in words)]

@@ -28,6 +28,12 @@ def refused(monkeypatch, capsys, *words):
     return lines[0]
 
 
+def test_tables_declared_as_a_tuple_are_found_by_name():
+    assert command.find_table("xmae_transfer.efficiency_af").name == "efficiency_af"
+    assert {"table1_ptbxl_sub_10", "table3_csn"} <= {
+        o.name for o in command.declared_tables("10_cgdmer")}
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_worth_reading(name):
     text = told(name, "--help")

@@ -66,17 +66,15 @@ rows = (*(Row(name, method, hyper, split="cohort", published=printed)
 metrics, shares = ("auroc", "average_precision"), (1, 10, 100)
 columns = dict(ptbxl_super="PTBXL-Super", ptbxl_sub="PTBXL-Sub", ptbxl_form="PTBXL-Form",
                ptbxl_rhythm="PTBXL-Rhythm", cpsc2018="CPSC2018", csn="CSN")
-asked = Table(
-    name="", chapter="10_cgdmer", task="dx", title="", rows=rows, versus="CG-DMER", metrics=metrics,
-    cohort="simulated_12lead", options=(("reports", True),), windowing=raw, profiles=profiles,
-    cut_seeds=1)
+asked = dict(chapter="10_cgdmer", versus="CG-DMER", metrics=metrics, cohort="simulated_12lead",
+             options=(("reports", True),), windowing=raw, profiles=profiles, cut_seeds=1)
 table1 = tuple(
-    replace(asked, name=f"table1_{o.name}_{share}", task=o.name,
-            title=f"{o.about}: a linear probe told {share} % of the people's labels",
-            rows=tuple(replace(row, labelled=share / 100) for row in rows),
-            **(dict(published="cg_dmer_table1",
-                    published_map=(("auroc", f"{columns[o.name]} {share}%"),))
-               if o.name in columns else {}))
+    Table(f"table1_{o.name}_{share}", task=o.name, **asked,
+          title=f"{o.about}: a linear probe told {share} % of the people's labels",
+          rows=tuple(replace(row, labelled=share / 100) for row in rows),
+          **(dict(published="cg_dmer_table1",
+                  published_map=(("auroc", f"{columns[o.name]} {share}%"),))
+             if o.name in columns else {}))
     for o in (*TASKS.values(), DX, SEX) for share in shares)
 
 # %% ../../nbs/10_cgdmer.ipynb #f00cc483
@@ -93,19 +91,19 @@ variants = (
     ("Without words rebuilt", dict(w_text=0.0, text_ratio=0.0), ""),
     ("Without right angles", dict(w_orth=0.0), ""))
 table3 = tuple(
-    replace(asked, name=f"table3_{o.name}", task=o.name,
-            title=f"{o.about}: one loss at a time, a probe told 10 % of the people's labels",
-            rows=(*(Row(name, "cgdmer", (*ours, *written, *change.items()), split="cohort",
-                        labelled=0.1) for name, change, _ in variants),
-                  *(replace(row, labelled=0.1) for row in free)))
+    Table(f"table3_{o.name}", task=o.name, **asked,
+          title=f"{o.about}: one loss at a time, a probe told 10 % of the people's labels",
+          rows=(*(Row(name, "cgdmer", (*ours, *written, *change.items()), split="cohort",
+                      labelled=0.1) for name, change, _ in variants),
+                *(replace(row, labelled=0.1) for row in free)))
     for o in (*TASKS.values(), DX))
 
 # %% ../../nbs/10_cgdmer.ipynb #3bc83fcb
 grid = (*((f"{n} patches", (("patches", n),)) for n in (25, 50, 100, 200)),
         *((f"{ratio:.0%} hidden", (("ratio", ratio),)) for ratio in (0.25, 0.5, 0.75, 0.9)))
 figure2 = tuple(
-    replace(asked, name=f"figure2_{o.name}", task=o.name, versus="25 patches",
-            title=f"{o.about}: patches and how many are hidden, all labels",
-            rows=(*(Row(name, "cgdmer", tuple(sorted((dict((*ours, *written)) | dict(hyper)).items())),
-                        split="cohort") for name, hyper in grid), *free))
+    Table(f"figure2_{o.name}", task=o.name, **(asked | dict(versus="25 patches")),
+          title=f"{o.about}: patches and how many are hidden, all labels",
+          rows=(*(Row(name, "cgdmer", tuple((dict((*ours, *written)) | dict(hyper)).items()),
+                      split="cohort") for name, hyper in grid), *free))
     for o in (*TASKS.values(), DX))
