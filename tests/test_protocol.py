@@ -27,7 +27,8 @@ STORED = sorted(o.parent for o in FIGURES.glob("*/runs.jsonl"))
 # ---- what is published -----------------------------------------------------------------------
 
 #: Tables that a chapter computes on demand only.
-UNPUBLISHED = {"05_tsta_ablation": {"table2_controls", "table2_readings"}, "06_xmae": {"switches"}}
+UNPUBLISHED = {"04_tsta": {"table3", "table4"},
+               "05_tsta_ablation": {"table2_controls", "table2_readings"}, "06_xmae": {"switches"}}
 
 
 #: What a clinician would compute, of whichever signals there are.

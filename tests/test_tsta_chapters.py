@@ -1,17 +1,27 @@
 """Chapters 04 and 05: what their tables declare, and what the paper's own numbers allow."""
-import numpy as np
-import pytest
+import json
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import biossl.papers.tsta as tsta
+from biossl.cohorts.registry import get_cohort
 from biossl.evaluation.ledger import harmonic, impossible_f1, margins, one_table
 from biossl.evaluation.tables import published_table
 from biossl.methods.contract import get_method
 from biossl.nn.layers import parameters
-from biossl.papers.tsta import table1
+from biossl.papers.tsta import table1, table3, table4
 from biossl.papers.tsta_ablation import (table2, table2_clock, table2_controls,
                                          table2_readings)
 from biossl.train.profiles import get_profile
 
 TABLES = (table1, table2, table2_controls, table2_readings, table2_clock)
+ACTIVE = (table3, table4)
+CHAPTER = Path(__file__).parents[1] / "nbs" / "04_tsta.ipynb"
 
 
 def run_of(table, row, profile="quick", **options):
@@ -20,7 +30,7 @@ def run_of(table, row, profile="quick", **options):
 
 # ---- declarations ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("table", [table1, table2], ids=lambda o: o.name)
+@pytest.mark.parametrize("table", [table1, table2, *ACTIVE], ids=lambda o: o.name)
 def test_every_printed_row_stands_once_beside_a_fine_tuned_one(table):
     printed = [o for o in table.rows if o.published]
     assert sorted(o.published for o in printed) == sorted(published_table(table.published).index)
@@ -28,7 +38,7 @@ def test_every_printed_row_stands_once_beside_a_fine_tuned_one(table):
     assert set(dict(table.published_map).values()) <= set(published_table(table.published).columns)
 
 
-@pytest.mark.parametrize("table", TABLES, ids=lambda o: o.name)
+@pytest.mark.parametrize("table", [*TABLES, *ACTIVE], ids=lambda o: o.name)
 def test_every_table_holds_chance_the_untrained_network_and_a_clinician(table):
     methods = {o.method for o in table.rows}
     assert {"chance", "random_init", "clinical"} <= methods
@@ -55,6 +65,69 @@ def test_no_two_rows_of_a_table_are_the_same_run(home, table):
 def test_clocks_that_err_make_other_data(home):
     plain, late = (run_of(o, "Full") for o in (table2, table2_clock))
     assert plain.key != late.key and dict(late.options)["offset"] == 0.5
+
+
+@pytest.mark.parametrize("table", ACTIVE, ids=lambda o: o.name)
+def test_activity_is_asked_of_all_rows_of_table_1_and_of_one_more_clinician(home, table):
+    names = [o.name for o in table1.rows]
+    assert [o.name for o in table.rows][:len(names)] == names
+    assert {o.method for o in table.rows[len(names):]} == {"clinical_activity"}
+    runs = {o.row: o for o in table.runs("", "smoke") if o.fold == 0}
+    assert len({o.key for o in runs.values()}) == len(table.rows)
+    assert {o.cohort for o in runs.values()} == {"simulated_activity"}
+
+
+@pytest.mark.parametrize("table, cohort, classes", [
+    (table3, "simulated_activity", 9), (table4, "simulated_activity", 3), (table3, "ppg_dalia", 9),
+    (table4, "ptt_ppg", 3)], ids=lambda o: getattr(o, "name", o))
+def test_a_cohort_of_activities_has_the_task_and_as_many_classes(table, cohort, classes):
+    options = dict(table.options) if cohort == table.cohort else {}
+    assert len(get_cohort(cohort, **options).task(table.task).classes) == classes
+
+
+@pytest.mark.parametrize("table, samples", [(table3, (256, 512)), (table4, (1000, 1000))],
+                         ids=lambda o: getattr(o, "name", ""))
+@pytest.mark.parametrize("name", ["tsta", "tstcc", "lstm", "bilstm"])
+def test_networks_take_windows_as_the_paper_has_them(table, samples, name):
+    row = next(o for o in table.rows if o.method == name)
+    run = table.one_run(row, cohort=table.cohort, options=table.options, fold=0, folds=2, seed=0,
+                        schedule=get_profile("smoke").schedule)
+    rates = dict(run.windowing.signals)
+    assert tuple(int(8 * rates[o]) for o in ("ecg", "ppg")) == samples
+    method = run.build().eval()
+    batch = {k: torch.randn(2, 1, n) for k, n in zip(("ecg", "ppg"), samples)}
+    embedded = method.embed(batch)
+    assert len(embedded) == 2 and torch.isfinite(embedded).all()
+
+
+def cheap(table):
+    "The table with its rows' names, and nothing to train."
+    rows = [replace(o, method="raw_moments", hyper=(), judge="probe", labels="true") for o in table.rows]
+    return replace(table, rows=tuple(rows))
+
+
+def test_the_chapter_computes_activity_when_asked(home, tmp_path, monkeypatch):
+    "Its cells one after the other, rows by their names only."
+    import matplotlib
+    matplotlib.use("Agg")
+    for o in (table1, *ACTIVE): monkeypatch.setattr(tsta, o.name, cheap(o))
+    monkeypatch.chdir(tmp_path)   # out of the book: nothing is stored there
+    cells = [o for o in json.loads(CHAPTER.read_text())["cells"] if o["cell_type"] == "code"]
+    space = dict(display=lambda *shown: None)
+    for cell in cells:
+        code = "".join(cell["source"])
+        if code.startswith("#| export"): continue
+        exec(compile(code, CHAPTER.name, "exec"), space)
+        if "parameters" in cell["metadata"].get("tags", []):
+            space |= dict(profile="smoke", also="activity", workers=1, device="cpu", out=tmp_path)
+    for table in ACTIVE:
+        frame = pd.read_csv(tmp_path / "04_tsta" / f"{table.name}.csv")
+        assert set(frame.row) == {o.name for o in table.rows}
+        assert set(frame.metric) == set(table.metrics) and frame["mean"].notna().all()
+        assert set(frame.cohort) == {"simulated_activity"}
+        for metric, column in table.published_map:
+            line = frame[(frame.row == "CLIP, fine-tuned") & (frame.metric == metric)].iloc[0]
+            assert line.published == published_table(table.published).loc["CLIP", column]
 
 
 def test_brief_profiles_look_at_ten_seconds_of_the_simulator_and_nowhere_else():

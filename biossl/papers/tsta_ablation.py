@@ -8,7 +8,7 @@ __all__ = ['bare', 'at_input', 'drawn', 'heavy', 'paper', 'disarmed', 'controls'
 
 # %% ../../nbs/05_tsta_ablation.ipynb #1c19beb8
 from ..evaluation.tables import Row, Table
-from .tsta import both, brief, ecg, fixed, ppg, warped
+from .tsta import both, brief, ecg, fixed, ppg, profiles, warped
 from ..train.profiles import TWO_CORES
 
 # %% ../../nbs/05_tsta_ablation.ipynb #4877ec2d
@@ -48,7 +48,8 @@ metrics = ("accuracy", "f1_macro", "recall_macro", "precision_macro", "balanced_
 table2 = Table(
     name="table2", chapter="05_tsta_ablation", task="af", versus="Full",
     title="Atrial fibrillation: TSTA-Net without one of its parts, and with that part disarmed",
-    published="tsta_table2", brief=brief, cut=TWO_CORES, cut_seeds=1, metrics=metrics,
+    published="tsta_table2", brief=brief, profiles=profiles, cut=TWO_CORES, cut_seeds=1,
+    metrics=metrics,
     published_map=(("accuracy", "Accuracy (%)"), ("f1_macro", "F1 Score (%)"),
                    ("recall_macro", "ACC (%)")),
     rows=(
@@ -66,7 +67,7 @@ table2 = Table(
 whole = (("Full", (), ()), ("Remove STN", bare, ()))
 table2_controls, table2_readings = (Table(
     name=name, chapter="05_tsta_ablation", task="af", versus="Full", title=title,
-    brief=brief, cut=TWO_CORES, cut_seeds=1, metrics=metrics,
+    brief=brief, profiles=profiles, cut=TWO_CORES, cut_seeds=1, metrics=metrics,
     rows=(*(Row(row, "tsta", hyper, judge="finetune", schedule=schedule)
             for row, hyper, schedule in whole + rows),
           *(Row(f"{row}, probe", "tsta", hyper, schedule=schedule)
