@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACK_SPEED', 'TRAIN_SPEED', 'CORPUS_PLANS', 'ONE_GPU', 'PACKAGES', 'PackCost', 'pack_cost', 'training_minutes',
            'written_sample', 'pack_seconds', 'CorpusPlan', 'ecg_flops', 'corpus_flops', 'activation_bytes',
-           'learn_speed', 'corpus_frame', 'versions', 'gpus', 'memory_bytes', 'free_bytes', 'cohort_frame',
+           'learn_speed', 'versions', 'gpus', 'memory_bytes', 'free_bytes', 'corpus_frame', 'cohort_frame',
            'cost_frame', 'report']
 
 # %% ../nbs/doctor.ipynb #dbd057ce
@@ -166,28 +166,6 @@ def learn_speed(size: str, batch: int = 4, steps: int = 2) -> float:
     if gpus(): torch.cuda.synchronize()
     return steps * batch * ecg_flops(size) / (clock() - begun)
 
-# %% ../nbs/doctor.ipynb #33b592e9
-def corpus_frame(name: str = "mimic_iv_ecg", rates=(500.0, 100.0)):
-    """What all of a corpus of twelve-lead ECGs would cost, from its card and from what is measured here.
-
-    Columns: `what`; `gb` of disk; `hours` here, on one core or the GPU; `memory_gb`; `gpu_hours` at
-    `ONE_GPU`.
-    """
-    import pandas as pd
-    card, rows = get_cohort(name).card, []
-    for rate, seconds in zip(rates, pack_seconds(rates)):
-        cost = pack_cost(card, Windowing(signals=(("ecg", rate),), seconds=10, hop=10, beats=()))
-        rows.append(dict(what=f"packed at {rate:g} Hz", gb=cost.bytes / 1e9,
-                         hours=seconds * card.recordings / 3600, memory_gb=cost.memory / 1e9))
-    speed = 0.0
-    for profile, plan in CORPUS_PLANS.items():
-        if gpus() or not speed: speed = learn_speed(plan.size, plan.batch if gpus() else 4)
-        flops = corpus_flops(plan, card.recordings)
-        rows.append(dict(what=f"{profile}: {plan.size}, {plan.epochs} epochs, batch {plan.batch}",
-                         hours=flops / speed / 3600, memory_gb=activation_bytes(plan) / 1e9,
-                         gpu_hours=flops / ONE_GPU / 3600))
-    return pd.DataFrame(rows)
-
 # %% ../nbs/doctor.ipynb #e260bfbe
 PACKAGES = ("numpy", "scipy", "pandas", "pyarrow", "scikit-learn", "torch", "wfdb", "neurokit2",
             "matplotlib", "joblib", "papermill", "jupyterlab", "nbdev")
@@ -221,6 +199,28 @@ def free_bytes(folder) -> int:
     folder = Path(folder)
     while not folder.exists(): folder = folder.parent
     return shutil.disk_usage(folder).free
+
+# %% ../nbs/doctor.ipynb #33b592e9
+def corpus_frame(name: str = "mimic_iv_ecg", rates=(500.0, 100.0)):
+    """What all of a corpus of twelve-lead ECGs would cost, from its card and from what is measured here.
+
+    Columns: `what`; `gb` of disk; `hours` here, on one core or the GPU; `memory_gb`; `gpu_hours` at
+    `ONE_GPU`.
+    """
+    import pandas as pd
+    card, rows = get_cohort(name).card, []
+    for rate, seconds in zip(rates, pack_seconds(rates)):
+        cost = pack_cost(card, Windowing(signals=(("ecg", rate),), seconds=10, hop=10, beats=()))
+        rows.append(dict(what=f"packed at {rate:g} Hz", gb=cost.bytes / 1e9,
+                         hours=seconds * card.recordings / 3600, memory_gb=cost.memory / 1e9))
+    speed = 0.0
+    for profile, plan in CORPUS_PLANS.items():
+        if gpus() or not speed: speed = learn_speed(plan.size, plan.batch if gpus() else 4)
+        flops = corpus_flops(plan, card.recordings)
+        rows.append(dict(what=f"{profile}: {plan.size}, {plan.epochs} epochs, batch {plan.batch}",
+                         hours=flops / speed / 3600, memory_gb=activation_bytes(plan) / 1e9,
+                         gpu_hours=flops / ONE_GPU / 3600))
+    return pd.DataFrame(rows)
 
 # %% ../nbs/doctor.ipynb #9387f9de
 def cohort_frame():
