@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['outside', 'rows', 'of_classes', 'of_measures', 'af', 'true_alarm', 'alarm_type', 'heart_rate', 'resp_rate', 'spo2',
-           'age', 'sex', 'told', 'ectopy', 'af_burden', 'arrival', 'known', 'followed', 'less', 'efficiency']
+           'age', 'sex', 'told', 'alike', 'ectopy', 'af_burden', 'arrival', 'known', 'followed', 'less', 'efficiency']
 
 # %% ../../nbs/07_xmae_transfer.ipynb #89a1c5b4
 from dataclasses import replace
 
 from ..evaluation.tables import Row, Table
-from .xmae import fixed, learners, pairs, pilot, profiles
+from .xmae import fixed, learners, pairs, pilot, profiles, two_cores
 
 # %% ../../nbs/07_xmae_transfer.ipynb #69ea2523
 #: Published encoders of others, frozen; a row says so where their weights are not at hand.
@@ -41,9 +41,11 @@ af, true_alarm, alarm_type, heart_rate, resp_rate, spo2, age, sex = told = tuple
     ("sex", "Sex", of_classes)))
 
 # %% ../../nbs/07_xmae_transfer.ipynb #6a121a24
+alike = replace(two_cores, steps=2000)   #: on two cores, of simulated beats
 ectopy, af_burden, arrival = known = tuple(Table(
     name=task, chapter="07_xmae_transfer", task=task, title=title, cohort="simulated_pairs",
-    windowing=pairs, rows=rows, versus="xMAE", metrics=metrics, profiles=profiles, cut_seeds=1)
+    windowing=pairs, rows=rows, versus="xMAE", metrics=metrics, profiles=profiles, cut=alike,
+    cut_seeds=1)
     for task, title, metrics in (
     ("ectopy", "A premature beat among ten seconds (simulated)", of_classes),
     ("af_burden", "Share of the recording in fibrillation (simulated)", of_measures),
