@@ -5,11 +5,10 @@ import pytest
 from biossl.cohorts.prompts import prompt_texts
 from biossl.data.simulate_12lead import sites
 from biossl.data.store import Windowing
-from biossl.evaluation.knowledge import opened
+from biossl.evaluation.knowledge import opened, trained_methods, untrained_methods
 from biossl.evaluation.looking import looking, nearness, row_looks
 from biossl.evaluation.parts import PARTS, draw_parts, ecg_parts, parts
-from biossl.evaluation.retrieval import (draw_retrieval, galleries, retrieval, trained_methods,
-                                         untrained_methods)
+from biossl.evaluation.retrieval import draw_retrieval, galleries, retrieval
 from biossl.train.launch import Run
 from biossl.train.profiles import Schedule
 

@@ -69,7 +69,8 @@ def test_a_variant_is_the_whole_but_for_the_losses_it_names(name, change, _):
 
 # ---- few labels --------------------------------------------------------------------------------
 
-def test_where_few_labels_teach_nothing_each_class_is_as_likely_as_it_was(rng=np.random.default_rng(0)):
+def test_where_few_labels_teach_nothing_each_class_is_as_likely_as_it_was():
+    rng = np.random.default_rng(0)
     x, truth = rng.normal(size=(6, 3)), np.eye(6, 2)
     with pytest.raises(SplitError): probe_labels(x, truth, np.arange(6), x, ("a", "b"))
     said = probe_labels(x, truth, np.arange(6), x, ("a", "b"), few=True).scores

@@ -19,7 +19,7 @@ from biossl.evaluation import published, sentences
 from biossl.evaluation.claims import FALLS, OPEN, STANDS, UNRUN, Results
 from biossl.evaluation.metrics import find_metric
 from biossl.evaluation.questions import Amount, Exceeds, Leads, Share, _judged
-from biossl.evaluation.sentences import (COLUMNS, UNTOLD, claims_page, ledger, read_claims,
+from biossl.evaluation.sentences import (COLUMNS, UNTOLD, claims_frame, claims_page, read_claims,
                                          write_claims)
 from biossl.evaluation.sources import NotRun, Ran
 from biossl.evaluation.statistics import Difference
@@ -90,9 +90,9 @@ DIGITS = [   # paper, sentence, table, row, column, another value, verdict befor
                          ids=[f"{o[0]}: {o[1]}" for o in DIGITS])
 def test_a_changed_printed_digit_changes_what_is_told(shelf, paper, start, table, row, column, value,
                                                       before, after):
-    first = told(ledger(paper), start)
+    first = told(claims_frame(paper), start)
     change(shelf / f"{table}.csv", row, column, value)
-    then = told(ledger(paper), start)
+    then = told(claims_frame(paper), start)
     assert (first.by_table, then.by_table) == (before, after)
     assert first.table_evidence != then.table_evidence
 
@@ -103,17 +103,17 @@ def test_a_spread_that_is_printed_is_seen(shelf):
         lines = path.read_text("utf-8").splitlines()
         path.write_text("\n".join(f"{o},{'F1 ±' if not i else '0.5'}" for i, o in enumerate(lines)), "utf-8")
         published.published_table.cache_clear()
-        stands = told(ledger("tsta"), "Means of five repeats").by_table
+        stands = told(claims_frame("tsta"), "Means of five repeats").by_table
         assert stands == (STANDS if k == 4 else FALLS)
 
 
 def test_a_repeated_number_is_named_and_an_unrepeated_one_is_not(shelf):
     for row, column in (("Random Init (CNN)", "PTBXL-Sub 1%"), ("CLOCS [23]", "PTBXL-Super 100%"),
                         ("ST-MEM [9]", "CSN 10%"), ("ST-MEM [9]", "CSN 100%")):
-        before = told(ledger("cg_dmer"), "No number of a row")
+        before = told(claims_frame("cg_dmer"), "No number of a row")
         assert before.by_table == FALLS and row in before.table_evidence
         change(shelf / "cg_dmer_table1.csv", row, column, "12.34" if column == "CSN 10%" else "12.35")
-    assert told(ledger("cg_dmer"), "No number of a row").by_table == STANDS
+    assert told(claims_frame("cg_dmer"), "No number of a row").by_table == STANDS
 
 
 # ---- the same, counted plainly ---------------------------------------------------------------
@@ -131,7 +131,7 @@ def printed(name):
 
 def test_the_papers_own_numbers_agree_with_a_plain_count():
     one, two, three = (printed(f"cg_dmer_table{k}") for k in (1, 2, 3))
-    cg = ledger("cg_dmer").set_index("claim")
+    cg = claims_frame("cg_dmer").set_index("claim")
     rivals, whole = list(one)[2:12], [o for o in one["CLOCS [23]"] if o.endswith("100%")]
     above = sum(one[a][o] > one["Random Init (CNN)"][o] for a in rivals for o in whole)
     line = cg.loc["Pre-training on signals exceeds a random start, given all labels."]
@@ -150,7 +150,7 @@ def test_the_papers_own_numbers_agree_with_a_plain_count():
 def test_what_is_known_of_the_first_paper_is_found():
     "From the paper's own digits: 9.47 at the nearest, 67.06 %, two rows whose F1 cannot be."
     table, parts = printed("tsta_table1"), printed("tsta_table2")
-    lines = ledger("tsta")
+    lines = claims_frame("tsta")
     f1 = {k: o["F1 Score (%)"] for k, o in table.items()}
     readings = [100 * (f1["TSTA-Net"] / f1[o] - 1) for o in ("TS-TCC", "CLIP", "BYOL", "SimCLR")]
     readings += [f1["TSTA-Net"] - f1[o] for o in ("TS-TCC", "CLIP", "BYOL", "SimCLR")]
@@ -165,7 +165,7 @@ def test_what_is_known_of_the_first_paper_is_found():
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_without_any_run_every_sentence_is_still_asked_of_its_tables(paper):
-    frame, claims = ledger(paper), read_claims(paper)
+    frame, claims = claims_frame(paper), read_claims(paper)
     assert tuple(frame.columns) == COLUMNS and len(frame) == len(claims) >= 8
     assert frame.claim.is_unique and not frame.claim.str.contains("\n").any()
     assert set(frame.by_table) <= {STANDS, FALLS, UNTOLD}
@@ -242,7 +242,7 @@ def test_a_name_that_the_papers_table_does_not_have_is_refused(shelf, right, wro
     path = shelf / "tsta_claims.toml"
     assert right in path.read_text("utf-8")
     path.write_text(path.read_text("utf-8").replace(right, wrong), "utf-8")
-    with pytest.raises(RequestError, match=nearest): ledger("tsta")
+    with pytest.raises(RequestError, match=nearest): claims_frame("tsta")
 
 
 def test_no_paper_and_no_toml_are_said(shelf):
@@ -351,7 +351,7 @@ def test_a_number_stands_only_inside_an_interval_above_zero(value, below, above,
 def test_the_published_ledger_is_what_tables_and_runs_say_now(paper):
     path = LEDGERS[paper]
     if not (path.parent / "runs.jsonl").is_file(): pytest.skip(f"no published result of {path.parent.name}")
-    now = ledger(paper, FIGURES).round(4)
+    now = claims_frame(paper, FIGURES).round(4)
     kept = pd.read_csv(path, keep_default_na=False, na_values={o: "" for o in now.select_dtypes("number")},
                        dtype={o: str for o in now.columns if o not in now.select_dtypes("number")})
     pd.testing.assert_frame_equal(kept, now, check_dtype=False)
@@ -402,15 +402,15 @@ def test_a_run_that_is_gone_takes_its_sentences_with_it(stored):
     lines = path.read_text("utf-8").splitlines(keepends=True)
     gone = next(o for o in lines if json.loads(o)["row"] == "Remove STN" and json.loads(o)["table"] == "table2")
     path.write_text("".join(o for o in lines if o != gone), "utf-8")
-    now = ledger("tsta", stored)
+    now = claims_frame("tsta", stored)
     without = told(now, "Without the STN")
     assert without.verdict == UNRUN and "4 of 5 runs" in without.evidence and np.isnan(without.ours)
     assert told(now, "The alignment").verdict == UNRUN
     assert told(now, "Without the trans").verdict == OPEN and told(now, "Its F1 is 9.3").verdict == UNRUN
     path.write_text("".join(o for o in lines if json.loads(o)["row"] != "Remove STN"), "utf-8")
-    assert "0 of 1 runs" in told(ledger("tsta", stored), "Without the STN").evidence
+    assert "0 of 1 runs" in told(claims_frame("tsta", stored), "Without the STN").evidence
     (stored / "05_tsta_ablation" / "predictions.parquet").unlink()
-    with pytest.raises(StoreError, match="predictions.parquet"): ledger("tsta", stored)
+    with pytest.raises(StoreError, match="predictions.parquet"): claims_frame("tsta", stored)
 
 
 def test_changed_answers_change_a_verdict(stored):
@@ -421,14 +421,14 @@ def test_changed_answers_change_a_verdict(stored):
     mine, scores = frame.run.isin(keys), [o for o in frame if o.startswith("score_") and o[6:] in "01"]
     frame.loc[mine, scores] = 0.5
     frame.to_parquet(path, index=False)
-    line = told(ledger("tsta", stored), "Without the trans")
+    line = told(claims_frame("tsta", stored), "Without the trans")
     assert line.verdict == FALLS and line.ours > 30   # it lost far more than the 13.25 that are said
 
 
 def test_a_row_that_our_table_does_not_have_is_refused(shelf, stored):
     path = shelf / "tsta_claims.toml"
     path.write_text(path.read_text("utf-8").replace('row = "Full"', 'row = "Ful"'), "utf-8")
-    with pytest.raises(RequestError, match="did you mean Full"): ledger("tsta", stored)
+    with pytest.raises(RequestError, match="did you mean Full"): claims_frame("tsta", stored)
 
 
 def test_a_ledger_is_written_beside_its_chapter(stored):

@@ -9,7 +9,7 @@ from test_benchmarks import csn, super_rows, write
 
 from biossl.cohorts.benchmarks import CLASSES, label_set, tables_folder
 from biossl.data.errors import CohortError, RequestError
-from biossl.evaluation.faults import (below_random, ceiling_entry, draw_entries, frozen_entry, is_frozen, ledger,
+from biossl.evaluation.faults import (below_random, ceiling_entry, draw_entries, faults_frame, frozen_entry, is_frozen,
                                       peek_entries, peeked, table_entries, without_positive)
 from biossl.evaluation.published import published_folder
 from biossl.evaluation.statistics import Estimate
@@ -161,7 +161,7 @@ def test_the_name_decides_what_learns():
 def test_the_ledger_has_a_line_for_what_was_computed_and_none_else():
     x, truth, people, parts = planted()
     seen = peeked(x, truth, people, parts, tuple("abc"), epochs=3)
-    plain, more = ledger(), ledger(peeks=dict(ours=seen), resamples=20)
+    plain, more = faults_frame(), faults_frame(peeks=dict(ours=seen), resamples=20)
     assert list(plain) == ["row", "what", "printed", "ours", "difference", "low", "high", "n", "source"]
     assert len(more) == len(plain) + 2 and not more[["printed", "ours", "difference"]].isna().any(axis=None)
     assert not set(plain.row) & {"columns by position", "labels by substring", "frozen by name"}
@@ -171,7 +171,7 @@ def test_the_ledger_has_a_line_for_what_was_computed_and_none_else():
 def test_the_published_tables_cost_what_the_spec_says(real_data):
     try: folder = tables_folder()
     except CohortError as e: pytest.skip(str(e))
-    frame = ledger(folder, resamples=30).set_index(["row", "what"])["ours"]
+    frame = faults_frame(folder, resamples=30).set_index(["row", "what"])["ours"]
     assert frame["columns by position"].iloc[0] == pytest.approx(93.3683, abs=5e-5)
     assert frame["labels by substring"].tolist() == [pytest.approx(95.3432, abs=5e-5), 3817, 37]
     lost = dict(ptbxl_sub="PMI", ptbxl_form="HVOLT, TAB, PRC(S), STE", ptbxl_rhythm="TRIGU, SVTAC, PSVT, AFLT",

@@ -72,7 +72,7 @@ class Simulated12Lead(Cohort):
     card = _CARD
     tasks = (DX, AF, AGE, SEX)
     layout = ""
-    reader = "1"
+    reader = "2"
     later = ("reports", "withheld")
 
     def __post_init__(self):

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.errors import RequestError
 from .plots import COLOURS, CYCLE, styled
 from .statistics import Estimate
-from .timing import of_sums, share
+from .sums import mean_over
 
 # %% ../../nbs/evaluation/clusters.ipynb #c56240b0
 def single_rows(truth, classes, count: int = 5, most: int = 80, seed: int = 0):
@@ -59,10 +59,9 @@ def clustered(x, labels, subjects=None, k: int = 10, metric: str = "euclidean",
     np.fill_diagonal(far, 0)
     apart = silhouette_samples(far, own, metric="precomputed")
     right = _neighbours_say(far, own, subjects, k) == own
-    sums = [of_sums(share, np.column_stack([o, np.ones(len(own))]), subjects, resamples)
-            for o in (apart, right)]
+    means = [mean_over(o, subjects, resamples) for o in (apart, right)]
     counts = np.bincount(own)
-    return Clusters(labels, *sums, counts.max() / len(own), dict(zip(names.tolist(), counts.tolist())))
+    return Clusters(labels, *means, counts.max() / len(own), dict(zip(names.tolist(), counts.tolist())))
 
 
 def _neighbours_say(far, own, subjects, k):

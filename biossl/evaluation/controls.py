@@ -15,10 +15,10 @@ import numpy as np
 from ..data.errors import MethodError, RequestError
 from ..data.signals import minmax
 from .statistics import Estimate
+from .sums import moments, of_sums, share, spread
 from .timing import (ENOUGH, MOST_FALSE, UNTRAINED, LongPairs, Placed, explained,
-                                      hidden, interpretable, moments, nearest_gap, of_sums, peaks_at,
-                                      place, r_peaks, row_mean, share, skill, skill_within,
-                                      spread, steepness, window_means)
+                                      hidden, interpretable, nearest_gap, peaks_at, place, r_peaks,
+                                      row_mean, skill, skill_within, steepness, window_means)
 
 # %% ../../nbs/evaluation/controls.ipynb #7169a6e0
 @dataclass(frozen=True, eq=False)

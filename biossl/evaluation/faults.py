@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Entry', 'ceiling_entry', 'label_entries', 'without_positive', 'draw_entries', 'Peeked', 'peeked', 'peek_entries',
-           'is_frozen', 'frozen_entry', 'below_random', 'table_entries', 'ledger']
+           'is_frozen', 'frozen_entry', 'below_random', 'table_entries', 'faults_frame']
 
 # %% ../../nbs/evaluation/faults.ipynb #15ea5788
 from dataclasses import dataclass
@@ -209,7 +209,7 @@ def table_entries() -> list[Entry]:
     return found
 
 # %% ../../nbs/evaluation/faults.ipynb #d5407ee6
-def ledger(folder=None, peeks: dict | None = None, frozen: dict | None = None, resamples: int = 500):
+def faults_frame(folder=None, peeks: dict | None = None, frozen: dict | None = None, resamples: int = 500):
     """A frame of row, what, printed, ours, difference, low, high, n, source.
 
     `folder` holds the published `data_split` (as `tables_folder()`); `peeks` is `{name: Peeked}`,

@@ -14,7 +14,7 @@ import numpy as np
 from ..data.errors import MethodError, RequestError
 from .plots import COLOURS, styled
 from .statistics import Estimate
-from .timing import of_sums, share
+from .sums import mean_over
 
 # %% ../../nbs/evaluation/looking.ipynb #bb06dc21
 def falls(score, ecg, tiles: int = 20, at_once: int = 256) -> np.ndarray:
@@ -90,8 +90,8 @@ def joined(looks) -> Look:
 def aurocs(look: Look) -> np.ndarray:
     "Of each window's map `(N,)`; NaN where all tiles are true, or none."
     from biossl.evaluation.challenge import class_auroc
-    flat = lambda o: o.reshape(len(o), -1).T  # noqa: E731
-    return class_auroc(flat(look.truth).astype(int), flat(look.falls))
+    truth, falls = (o.reshape(len(o), -1).T for o in (look.truth, look.falls))
+    return class_auroc(truth.astype(int), falls)
 
 
 def lead_shares(look: Look) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def lead_shares(look: Look) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _over_people(values, subjects, resamples) -> Estimate:
-    return of_sums(share, np.column_stack([values, np.ones(len(values))]), subjects, resamples)
+    return mean_over(values, subjects, resamples)
 
 
 def looking(looks: dict, resamples: int = 2000):

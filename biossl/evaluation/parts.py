@@ -16,7 +16,7 @@ from .metrics import measure
 from .plots import COLOURS, CYCLE, styled
 from .retrieval import chance_within, first_rank
 from .statistics import bootstrap, middle, resample_answers
-from .timing import of_sums, share
+from .sums import mean_over
 
 # %% ../../nbs/evaluation/parts.ipynb #36f7b672
 PARTS = ("embedding", "shared", "specific")
@@ -166,7 +166,7 @@ def _judged(answers, resamples) -> dict:
 
 def _recalled(folds, resamples) -> dict:
     hit, chance, subjects = (np.concatenate(o) for o in zip(*folds))
-    found = of_sums(share, np.column_stack([hit, np.ones(len(hit))]), subjects, resamples)
+    found = mean_over(hit, subjects, resamples)
     low, high = found.interval
     return dict(measure="recall@1", value=100 * found.mean, low=100 * low, high=100 * high,
                 chance=100 * chance.mean(), windows=len(hit), people=found.n)

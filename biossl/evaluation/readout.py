@@ -16,7 +16,8 @@ from .claims import FALLS, OPEN, STANDS, UNRUN, Statement, verdict
 from .controls import Finding, foreign_ppg, intact, shifted_ppg
 from .plots import COLOURS, styled
 from .statistics import Difference, Estimate, difference
-from .timing import UNTRAINED, centred, of_sums
+from .sums import of_sums
+from .timing import UNTRAINED, centred
 
 # %% ../../nbs/evaluation/readout.ipynb #fdcddc09
 ROWS = {"heart rate": ("rate",), "features": ("features",), "embedding": ("embedding",),

@@ -78,9 +78,8 @@ def tested(runs, every: int = 1, least: float = 0.0) -> Tested:
 # %% ../../nbs/evaluation/rebuilding.ipynb #341529ec
 def row_models(runs, device="auto") -> dict:
     "The method of each fold of a row, as pre-trained for it; untrained, if nobody trains it."
-    from biossl.train.launch import pretrained
-    if not runs[0].pretrains: return {run.fold: run.build().eval() for run in runs}
-    return {run.fold: pretrained(run, device)[0].eval() for run in runs}
+    from biossl.evaluation.knowledge import trained_methods
+    return dict(zip((run.fold for run in runs), trained_methods(runs, device)))
 
 
 def row_trial(runs, people: Tested, device="auto", seed: int = 0, resamples: int = 2000) -> Trial:

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PROMINENCE', 'GATE', 'NEAR', 'ENDS', 'FEWEST', 'ENOUGH', 'MOST_FALSE', 'UNTRAINED', 'SOUGHT', 'interpretable',
            'LongPairs', 'row_mean', 'vertex', 'r_peaks', 'peaks_at', 'upslopes', 'steepness', 'feet', 'Placed', 'place',
-           'hidden', 'nearest_gap', 'of_sums', 'share', 'spread', 'moments', 'window_means', 'skill', 'skill_within',
-           'centred', 'explained']
+           'hidden', 'nearest_gap', 'window_means', 'skill', 'skill_within', 'centred', 'explained']
 
 # %% ../../nbs/evaluation/timing.ipynb #74f2978a
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 
 from ..data.errors import MethodError, RequestError
 from ..data.signals import minmax
-from .statistics import Estimate, resample_subjects
+from .statistics import Estimate
+from .sums import moments, of_sums, variance
 
 # %% ../../nbs/evaluation/timing.ipynb #7f878e0e
 PROMINENCE = 0.4   #: of an R peak, on the scale from -1 to 1: absolute, a flat line has ripples, too
@@ -314,44 +314,6 @@ def _mean_of(x, known):
     return np.where(count >= FEWEST, total / np.maximum(count, 1), np.nan)
 
 # %% ../../nbs/evaluation/timing.ipynb #6d3ef450
-def of_sums(function, facts, subjects, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """`function` of the sums `(b, F)` of `facts (N, F)`, with its draws over `subjects (N,)`.
-
-    Windows with a fact that is not finite are left out. `function` gives `(b,)`.
-    """
-    facts = np.asarray(facts, float)
-    known = np.isfinite(facts).all(axis=1)
-    names, index = np.unique(np.asarray(subjects).astype(str), return_inverse=True)
-    total = np.zeros((len(names), facts.shape[1]))
-    np.add.at(total, index[known], facts[known])
-    drawn = resample_subjects(names, np.zeros(len(names)), resamples, seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        draws = function(drawn.weights.astype(float) @ total)
-        value = function(total.sum(axis=0)[None])[0]
-    return Estimate(float(value), np.nan, len(np.unique(index[known])), draws)
-
-
-def share(sums):
-    "Of columns `part`, `whole`."
-    return sums[:, 0] / sums[:, 1]
-
-
-def spread(sums):
-    "Standard deviation of columns `x`, `x²`, `1`."
-    return np.sqrt(np.maximum(_variance(sums), 0))
-
-
-def _variance(sums):
-    x, xx, n = sums.T
-    return xx / n - (x / n)**2
-
-
-def moments(x):
-    "Columns `x`, `x²`, `1` of `x (N,)`, about its mean: variances lose no digits."
-    x = x - np.nanmean(x) if np.isfinite(x).any() else x
-    return np.column_stack([x, x**2, np.where(np.isfinite(x), 1, np.nan)])
-
-# %% ../../nbs/evaluation/timing.ipynb #2f1d0e62
 def window_means(placed: Placed, arrival) -> tuple[np.ndarray, np.ndarray]:
     "Mean error and mean delay `(N,)` in s over the matched beats whose `arrival (N, B)` is known."
     error = placed.error
@@ -364,7 +326,7 @@ def skill(error, delay, subjects, resamples: int = 2000) -> Estimate:
     error = np.where(np.isfinite(delay), error, np.nan)
     delay = np.where(np.isfinite(error), delay, np.nan)
     facts = np.hstack([moments(error), moments(delay)])
-    return of_sums(lambda o: 1 - _variance(o[:, :3]) / _variance(o[:, 3:]), facts, subjects, resamples)
+    return of_sums(lambda o: 1 - variance(o[:, :3]) / variance(o[:, 3:]), facts, subjects, resamples)
 
 
 def skill_within(error, delay, subjects, resamples: int = 2000) -> Estimate:
@@ -388,4 +350,4 @@ def explained(rebuilt, ecg, keep, subjects, patches: int = 25, resamples: int = 
     unseen = np.repeat(hidden(keep, patches), ecg.shape[-1] // patches, axis=1)
     x, y = (np.where(unseen, o[:, 0].astype(float), 0) for o in (ecg, rebuilt))
     facts = np.column_stack([x.sum(1), (x**2).sum(1), unseen.sum(1), ((x - y)**2).sum(1)])
-    return of_sums(lambda o: 1 - o[:, 3] / o[:, 2] / _variance(o[:, :3]), facts, subjects, resamples)
+    return of_sums(lambda o: 1 - o[:, 3] / o[:, 2] / variance(o[:, :3]), facts, subjects, resamples)

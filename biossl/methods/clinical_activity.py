@@ -9,10 +9,10 @@ __all__ = ['BANDS', 'RATE', 'SHARES', 'rate_features', 'spectrum', 'band_feature
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from .clinical import intervals
-from .contract import Method, as_array, read
+from .contract import as_array, read
+from .ppg_features import PPGFeatures
 
 # %% ../../nbs/methods/clinical_activity.ipynb #7d4ed525
 BANDS = ((0.5, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 8.0))   #: Hz, of the PPG
@@ -57,7 +57,7 @@ def fast_share(x, rate: float) -> np.ndarray:
     return power[:, f > rate / 4].sum(1, keepdims=True) / np.where(total > 0, total, np.nan)
 
 # %% ../../nbs/methods/clinical_activity.ipynb #db4af03d
-class ClinicalActivity(Method):
+class ClinicalActivity(PPGFeatures):
     "Heart rate and its sd of each signal, bands and entropy of the PPG, fast share of the ECG."
     name = "clinical_activity"
 
@@ -66,15 +66,6 @@ class ClinicalActivity(Method):
         "`rates` in Hz come from the windowing."
         signals: tuple[str, ...] = ("ecg", "ppg")
         rates: tuple[tuple[str, float], ...] = (("ecg", 42.0), ("ppg", 42.0))
-
-    @property
-    def keys(self):
-        "Each signal and its beats."
-        return tuple(key for o in self.signals for key in (o, f"{o}_beats"))
-
-    def embed(self, batch):
-        "The numbers of all signals side by side; several leads are averaged."
-        return torch.from_numpy(np.concatenate([self._of(batch, o) for o in self.signals], axis=1))
 
     def _of(self, batch, key) -> np.ndarray:
         "One signal's numbers."

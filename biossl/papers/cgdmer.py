@@ -17,7 +17,7 @@ from ..train.profiles import Profile, Schedule
 
 # %% ../../nbs/10_cgdmer.ipynb #630bc63f
 raw = Windowing(signals=(("ecg", 100.0),), seconds=10, hop=10, normalise="none")
-#: One budget: a residual network, and a transformer over 300 patches, of 370,000 weights.
+#: One budget: a residual network, and a transformer over 300 patches, of like size.
 cnn = (("encoder", "cnn"), ("size", "mini"))
 trans = (("patches", 25), ("size", "tiny"), ("tokenizer", "linear"))
 #: Reports as they are written: three German words say what four English ones do.
