@@ -43,7 +43,7 @@ table3 = tuple(
     Table(f"table3_{o.name}", task=o.name, **zeroshot,
           title=f"{o.about}: one loss at a time, asked without a label",
           rows=(*(Row(name, "cgdmer", (*ours, *codes, *change.items()), split="cohort",
-                      judge="zeroshot") for name, change, _ in variants), *costless))
+                      judge="zeroshot") for name, change, printed in variants if printed), *costless))
     for o in (*TASKS.values(), DX))
 
 # %% ../../nbs/11_cgdmer_zeroshot.ipynb #cf4df462
