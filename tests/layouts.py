@@ -138,3 +138,25 @@ def write_mimic_iv_ecg(folder, studies, *, seed=0):
          "rr_interval", "p_onset", "p_end", "qrs_onset", "qrs_end", "t_end", "p_axis", "qrs_axis",
          "t_axis"]), *told[::-1]]) + "\n")
     return waves_of
+
+
+#: What a machine prints for some of the classes.
+MACHINE = dict(NSR="Sinus rhythm", SB="Sinus bradycardia", STach="Sinus tachycardia", SA="Sinus arrhythmia",
+               AF="Atrial fibrillation", AFL="Atrial flutter", IAVB="with 1st degree A-V block",
+               CRBBB="Right bundle branch block", LBBB="Left bundle branch block", PVC="PVC(s)",
+               LAD="Left axis deviation", RAD="Right axis deviation", PR="Paced rhythm",
+               QAb="Abnormal Q waves", TInv="T wave inversion", LQRSV="Low QRS voltages")
+
+
+def write_mimic_iv_people(folder, people):
+    "Simulated `people` in MIMIC-IV-ECG's layout, each with what a machine would print."
+    from biossl.cohorts.registry import get_cohort
+    order = ["I", "II", "III", "AVR", "AVF", "AVL", *(f"V{k}" for k in range(1, 7))]
+    def study(k, recording):
+        ecg = recording.signal("ecg")
+        said = [MACHINE[o] for o in recording.labels["dx"] if o in MACHINE]
+        return dict(subject=10_000_000 + 10_000 * k + k, study=40_000_000 + k,
+                    reports=(*said, "Read without a physician", "Clinical correlation advised"),
+                    values=ecg.samples[[ecg.leads.index(o) for o in order]].T)
+    made = get_cohort("simulated_12lead", subjects=people, rate=500.0).recordings()
+    return write_mimic_iv_ecg(folder, [study(k, o) for k, o in enumerate(made)])

@@ -1,6 +1,7 @@
 """Chapters 10 and 11: what their tables declare, few labels, sets of recordings, embeddings kept beside weights."""
 from dataclasses import replace
 
+import layouts
 import numpy as np
 import pytest
 
@@ -160,3 +161,17 @@ def test_withheld_reports_say_nothing_of_rhythm(table, home):
     assert np.mean(spoken) > 0.8
     assert not [o.labels["report_codes"] for o in silent.recordings()
                 if any(w in o.labels["report_codes"].lower() for w in words)]
+
+
+# ---- the paper's own recordings, in their layout -----------------------------------------------
+
+def test_tables_need_no_change_for_the_recordings_that_the_paper_learned_from(home, tmp_path, monkeypatch):
+    layouts.write_mimic_iv_people(tmp_path / "data" / "mimic_iv_ecg", 48)
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path / "data"))
+    asked = {DX["table1_dx_100"]: ("MERL (ResNet)", "Chance"),
+             next(o for o in table2 if o.task == "dx"): ("CG-DMER", "CG-DMER, prompts permuted")}
+    for table, names in asked.items():
+        few = replace(table, rows=tuple(o for o in table.rows if o.name in names), versus=names[0])
+        frame, launched = few.run("mimic_iv_ecg", profile="smoke", device="cpu", workers=1)
+        assert [o["error"] for o in launched.failures] == [] and set(frame.row) == set(names)
+        assert launched.predictions.groupby("row")["subject"].nunique().to_dict() == dict.fromkeys(names, 48)

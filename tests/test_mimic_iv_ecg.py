@@ -9,12 +9,13 @@ import pytest
 
 from biossl.cohorts.challenge_2020 import NO_LEADS, NO_SAMPLES
 from biossl.cohorts.mimic_iv_ecg import (CUT_SHORT, FLAT, LIST, NOT_HERE, OTHER_RATE, REPORTS,
-                                         MimicIvEcg)
+                                         MimicIvEcg, machine_codes)
 from biossl.cohorts.registry import at_hand, cohort_names, get_cohort, locate
+from biossl.cohorts.statements import scored_classes
 from biossl.cohorts.twelve_lead import LEADS
 from biossl.data.errors import CohortError, FetchError, RecordingError, RequestError
 from biossl.data.recordings import LeftOut
-from biossl.data.reports import FOREIGN, NO_REPORT, SHORT
+from biossl.data.reports import FOREIGN, NO_REPORT, SHORT, assert_withheld, spoken
 from biossl.data.store import join, pack, store_key
 from biossl.data.windowing import Windowing
 
@@ -219,3 +220,42 @@ def test_memory_does_not_grow_with_the_tables(tmp_path):
         finally: tracemalloc.stop()
     peak(10)
     assert peak(2000) < peak(100) + 100_000
+
+
+# ---- what the machine states -------------------------------------------------------------------
+
+@pytest.mark.parametrize("line, classes", [
+    ("Sinus rhythm", {"NSR"}), ("Normal sinus rhythm", {"NSR"}), ("Sinus tachycardia", {"STach"}),
+    ("Sinus bradycardia", {"SB", "Brady"}), ("Sinus arrhythmia", {"SA"}),
+    ("Atrial fibrillation with rapid ventricular response", {"AF"}), ("Atrial flutter", {"AFL"}),
+    ("with 1st degree A-V block", {"IAVB"}), ("Right bundle branch block", {"CRBBB"}),
+    ("Incomplete RBBB", {"IRBBB"}), ("Left bundle branch block", {"LBBB"}),
+    ("Incomplete LBBB", set()), ("RBBB with left anterior fascicular block", {"CRBBB", "LAnFB"}),
+    ("IV conduction defect", {"NSIVCB"}), ("Left axis deviation", {"LAD"}),
+    ("Right axis deviation", {"RAD"}), ("Low QRS voltages in limb leads", {"LQRSV"}),
+    ("Ventricular-paced rhythm", {"PR"}), ("PAC(s)", {"PAC"}), ("with frequent PVCs", {"PVC"}),
+    ("Prolonged QT interval", {"LQT"}), ("Prolonged PR interval", {"LPR"}),
+    ("Abnormal Q waves", {"QAb"}), ("Lateral T wave changes are nonspecific", {"TAb"}),
+    ("T wave inversion", {"TInv"}), ("Possible atrial flutter", set()),
+    ("Sinus rhythm or ectopic atrial rhythm", set()), ("No previous atrial fibrillation", set()),
+    ("Consider left bundle branch block", set()), ("Normal ECG", set()), ("", set())])
+def test_what_is_stated_without_reserve_is_a_label(line, classes):
+    assert scored_classes(machine_codes(line)) == classes
+    other = "Poor data quality, interpretation may be affected"
+    assert scored_classes(machine_codes(f"{other}. {line}. {other}")) == classes
+
+
+def test_labels_and_sentences_say_what_the_machine_states(written):
+    labels = {o.name: o.labels for o in MimicIvEcg(min_words=1).recordings(written[0])}
+    assert labels["40000001"]["dx"] == ("LAD", "NSR") and labels["40000001"]["dx_AF"] == 0
+    assert labels["40000002"]["dx"] == ("AF",)
+    told = {name: spoken(o["report_codes"]) for name, o in labels.items()}
+    assert {"AFIB"} <= told["40000002"] and not {"SR", "LAD"} & told["40000002"]
+
+
+def test_what_is_withheld_is_not_in_the_sentences(written):
+    cohort = MimicIvEcg(withheld="AFIB,SR")
+    for recording in cohort.recordings(written[0]):
+        assert_withheld([recording.labels["report_codes"]], ("AFIB", "SR"))
+    assert "AF" in dict((o.name, o.labels["dx"]) for o in cohort.recordings(written[0]))["40000002"]
+    with pytest.raises(RequestError, match="no statement"): MimicIvEcg(withheld="AFIBB")
