@@ -124,11 +124,13 @@ def test_other_shares_of_the_labels_ask_the_same_embedding(home, monkeypatch):
 
 
 def test_a_method_of_reports_is_diagnosed_on_windows_that_have_one(home):
-    run = run_of(DX["table1_dx_100"], "CG-DMER, text from codes")
-    cohort = get_cohort(run.cohort, **dict(run.options))
-    assert any(len(o.labels["report_codes"].split()) < 4 for o in cohort.recordings())
+    told = run_of(DX["table1_dx_100"], "CG-DMER, text from codes")
+    run = replace(told, hyper=(*told.hyper, ("words", 10)))
+    windows, task = opened(run)
+    train = split_rows(run, windows, task)[0]
+    enough = sum(len(o.split()) >= 10 for o in windows.labels("report_codes")[train])
     record, = launch([run], workers=1, device="cpu").records
-    assert 0 <= record["found"]["retrieved"] <= 1
+    assert 8 < enough < len(train) and record["found"]["rows"] == enough
 
 
 # ---- chapter 11 --------------------------------------------------------------------------------
