@@ -72,7 +72,7 @@ table3, table4 = (Table(
     profiles=(replace(PROFILES["smoke"], subjects=4, seconds=seconds / 3, resamples=50),
               replace(PROFILES["quick"], subjects=12, seconds=seconds, folds=3,
                       schedule=hasty.but(every=2)),
-              replace(PROFILES["paper"], seconds=seconds)),
+              replace(PROFILES["paper"], seconds=seconds, subjects=40, cut_folds=3)),
     metrics=("accuracy", "f1_macro", "recall_macro", "precision_macro", "f1_weighted",
              "balanced_accuracy", "auroc", "auroc_hard", "average_precision"))
     for name, choice, windows, columns, seconds, title in (
