@@ -144,15 +144,16 @@ class _Cells:
     def line(self, row, metric: str) -> tuple:
         "One line, in the order of `COLUMNS`."
         judged, scale = self.judged[row.name], 100 if find_metric(metric)[0].percent else 1
+        versus = row.versus or self.table.versus
+        if versus == row.name: versus = ""
         n, mean, sd, low, high, gap, p = 0, *[np.nan] * 6
         if judged.seeds:
             found = self.estimate(row.name, metric)
             n, (low, high) = found.n, found.interval
             mean, sd = found.mean, found.sd
-            gap, p = self.gap(row.name, metric)
+            gap, p = self.gap(row.name, metric, versus)
         shown = [round(scale * float(o), DECIMALS) for o in (mean, sd, low, high, gap)]
         mean, sd, low, high, gap = shown
-        versus = self.table.versus if self.table.versus != row.name else ""
         record = judged.record or self._any()
         return (row.name, metric, _printed(self.table, row, metric), mean, sd, n, low, high, versus,
                 gap, round(p, DECIMALS), record.get("cohort", self.table.cohort),
@@ -167,10 +168,9 @@ class _Cells:
             self._made[key] = estimate(metric, seeds, self.resamples)
         return self._made[key]
 
-    def gap(self, row, metric) -> tuple[float, float]:
+    def gap(self, row, metric, versus) -> tuple[float, float]:
         "The difference to the row `versus` and its p; NaN where there is none."
-        versus = self.table.versus
-        if not versus or versus == row or not self.judged[versus].seeds: return np.nan, np.nan
+        if not versus or not self.judged[versus].seeds: return np.nan, np.nan
         sides = [self.judged[o].subjects for o in (row, versus)]
         common = _common(*sides) if sides[0] != sides[1] else None
         if common == (): return np.nan, np.nan

@@ -36,6 +36,9 @@ class Row:
     schedule: tuple[tuple[str, Any], ...] = ()   # what of the profile's schedule it changes
     asked: tuple[str, str] = ("both", "none")    # of judge "zeroshot": the prompts' mode and control
     labelled: float = 1.0                        # share of the training people whose labels are told
+    harm: Any = None               # a Harm of the recordings asked about,
+    harmed: str = "test"           # or of "both" these and those learned from
+    versus: str = ""               # the row to compare with, where it is not the table's
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,10 @@ class Table:
         names = [o.name for o in self.rows]
         if twice := {o for o in names if names.count(o) > 1}:
             raise RequestError(f"two rows are called {twice.pop()}", where=self.name)
-        if self.versus and self.versus not in names:
-            raise RequestError(f"no row {self.versus} to compare with", where=self.name,
-                               field="versus", remedy=nearest(self.versus, names))
+        for versus in filter(None, (self.versus, *(o.versus for o in self.rows))):
+            if versus not in names:
+                raise RequestError(f"no row {versus} to compare with", where=self.name,
+                                   field="versus", remedy=nearest(versus, names))
         for metric in (*self.metrics, *dict(self.published_map)): find_metric(metric)
 
     def row(self, name: str) -> Row:
@@ -92,6 +96,7 @@ class Table:
         where["schedule"] = where["schedule"].but(**dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
                    judge=row.judge, labels=row.labels, asked=row.asked, labelled=row.labelled,
+                   harm=row.harm, harmed=row.harmed,
                    windowing=self.windows_of(row, where["cohort"], profile), **where)
 
     def windows_of(self, row: Row, cohort: str, profile: str = ""):

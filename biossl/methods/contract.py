@@ -10,6 +10,7 @@ __all__ = ['Loss', 'Method', 'method_names', 'method_class', 'seeded', 'get_conf
 import contextlib
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Mapping
 
@@ -152,6 +153,7 @@ class Method(nn.Module):
         return {}
 
 # %% ../../nbs/methods/contract.ipynb #2ab71dc1
+@lru_cache(maxsize=1)   # a run's key asks some twenty times
 def _rooms() -> dict[str, type]:
     "All method classes in this package, by name."
     import importlib

@@ -51,6 +51,11 @@ class _Job:
     device: str
     weights: str = ""   # of an origin that is only to be pre-trained: where its weights will lie
     dense: str = ""     # of the store that pre-training sees, if it is another one
+    harmed: str = ""    # of the store that it is asked about, if it is another one
+    learned: str = ""   # key of the run that learns the same and is asked about those windows
+
+    @property
+    def trained(self) -> str: return self.learned or self.key
 
     @property
     def target(self) -> Path: return Path(self.weights or Path(self.home) / "runs" / self.key)
@@ -60,6 +65,9 @@ class _Job:
 
     @property
     def shown(self) -> str: return self.dense or self.folder
+
+    @property
+    def asked(self) -> str: return self.harmed or self.folder
 
     @property
     def many(self) -> bool: return self.task.kind == "multilabel"
@@ -150,17 +158,20 @@ def _untrained(folder, name, config, seed, device):
     return embed_windows(get_method(name, seed=seed, **hyper), _opened(folder), device)
 
 # %% ../../nbs/train/launch.ipynb #14c85314
-def _execute(job):
-    "Compute and store the predictions and the record of one run."
-    began = time.perf_counter()
+def _execute(jobs):
+    "Compute and store the predictions and the record of each of `jobs`, which train alike: once."
+    began, job = time.perf_counter(), jobs[0]
     train, test = _sides(job)
     if job.weights: return _pretrained(job, train, test)
     answer = dict(finetune=_tuned, zeroshot=_compared).get(job.run.judge, _probed)
     fit, inner = inner_part(job.run, _opened(job.folder), job.task, train)
     fit = labelled_rows(job.run, _opened(job.folder), fit)
-    said, facts = answer(job, train, fit, np.concatenate([inner, test]), _taught(job, train))
-    if job.run.labelled < 1: facts["n_labelled"] = len(fit)
-    _store(job, train, inner, test, said, facts, time.perf_counter() - began)
+    asked = np.concatenate([inner, test])
+    answers = answer(job, train, fit, asked, _taught(job, train), [o.asked for o in jobs])
+    few = dict(n_labelled=len(fit)) if job.run.labelled < 1 else {}
+    for one, (said, facts) in zip(jobs, answers):
+        _store(one, train, inner, test, said, facts | few, time.perf_counter() - began)
+        began = time.perf_counter()
 
 
 def _sides(job):
@@ -204,42 +215,60 @@ def _values(task, truth):
     return np.array([*task.classes, None], object)[truth]
 
 
-def _probed(job, train, fit, asked, truth):
-    "What a judge fitted on rows `fit` says of rows `asked`, and what there is to record."
-    run, windows, losses, found = job.run, _opened(job.folder), [], {}
-    if job.pretrains: x, losses, found = _embedded(job, train, asked[~np.isin(asked, train)])
-    elif method_class(run.method).prepare is not Method.prepare:
-        method = run.build()
-        method.prepare(windows, fit)
-        x = embed_windows(method, windows, job.device)
-    else: x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
+def _probed(job, train, fit, asked, truth, stores):
+    """What a judge fitted on rows `fit` says of rows `asked` of each of `stores`, and what to record.
+
+    Rows of all stores are asked at once, so that the judge is fitted once.
+    """
+    run, windows = job.run, _opened(job.folder)
+    method, x, losses, found = _embedded(job, train, fit, asked)
     subjects, told = windows.labels("subject").astype(str), _values(job.task, truth)
-    few = run.labelled < 1
+    shown = [x[asked] if o == job.folder else _embedded_rows(job, method, o, asked) for o in stores]
+    few, shown = run.labelled < 1, np.concatenate(shown)
     if run.judge == "boosting":
-        done = boost_labels(x[fit], told[fit], subjects[fit], x[asked], job.task.classes,
+        done = boost_labels(x[fit], told[fit], subjects[fit], shown, job.task.classes,
                             seed=run.seed, few=few)
     else:
-        done = probe(x[fit], told[fit], subjects[fit], x[asked], job.task, seed=run.seed, few=few,
+        done = probe(x[fit], told[fit], subjects[fit], shown, job.task, seed=run.seed, few=few,
                      inner=run.schedule.inner, penalties=run.schedule.penalties)
-    return done.scores, dict(dimensions=x.shape[1], penalty=done.penalty,
-                             final_loss=_last(losses)) | _found(found)
+    facts = dict(dimensions=x.shape[1], penalty=done.penalty, final_loss=_last(losses))
+    return [(said, facts | _found(found)) for said in np.split(done.scores, len(stores))]
 
 
-def _embedded(job, train, test):
-    """What the pre-trained method makes of all windows; its losses and what was found.
+def _embedded(job, train, fit, asked):
+    "The method, what it makes of all windows that it learned from; its losses, what was found."
+    run, windows = job.run, _opened(job.folder)
+    if job.pretrains: return _kept_embedding(job, train, asked[~np.isin(asked, train)])
+    method = run.build()
+    if method_class(run.method).prepare is not Method.prepare:
+        method.prepare(windows, fit)
+        return method, embed_windows(method, windows, job.device), [], {}
+    x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
+    return method, x, [], {}
+
+
+def _embedded_rows(job, method, store, rows) -> np.ndarray:
+    "What the method makes of `rows` of the windows in `store`."
+    method = method.to(job.device).eval()
+    return infer(method.embed, method.embed_keys, _opened(store), rows, job.device)
+
+
+def _kept_embedding(job, train, test):
+    """What the pre-trained method makes of all windows, after the method; its losses, what was found.
 
     It is kept beside the weights: other tasks, and other shares of the labels, ask the same.
     """
     method, losses, found = _pretrained(job, train, test)
-    if job.run.origins: return embed_windows(method, _opened(job.folder), job.device), losses, found
+    if job.run.origins:
+        return method, embed_windows(method, _opened(job.folder), job.device), losses, found
     path = _weights(job, _seen(job, train, test)) / f"embedded_{Path(job.folder).name}.npy"
     if not path.is_file():
         x = embed_windows(method, _opened(job.folder), job.device)
         with whole_file(path) as passing, open(passing, "wb") as file: np.save(file, x)
-    return np.load(path), losses, found
+    return method, np.load(path), losses, found
 
 
-def _compared(job, train, fit, asked, truth):
+def _compared(job, train, fit, asked, truth, stores):
     """How near the windows of rows `asked` are to what is written of each class, and the record.
 
     Cosines from -1 to 1, as 0 to 1; nothing is fitted.
@@ -248,16 +277,16 @@ def _compared(job, train, fit, asked, truth):
     method.to(job.device).eval()
     texts = prompt_texts(job.task.name, *job.run.asked, seed=job.run.seed)
     classes = method.describe([texts[o] for o in job.task.classes])
-    cosines = infer(lambda batch: method.place(batch) @ classes.T, method.embed_keys,
-                    _opened(job.folder), asked, job.device)
-    return (1 + cosines) / 2, dict(final_loss=_last(losses)) | _found(found)
+    facts = dict(final_loss=_last(losses)) | _found(found)
+    return [((1 + infer(lambda batch: method.place(batch) @ classes.T, method.embed_keys,
+                        _opened(o), asked, job.device)) / 2, facts) for o in stores]
 
 
 def _found(found: dict) -> dict: return dict(found=found) if found else {}
 
 
-def _tuned(job, train, fit, asked, truth):
-    "What the method fine-tuned on rows `fit` says of rows `asked`, and what there is to record."
+def _tuned(job, train, fit, asked, truth, stores):
+    "What the method tuned on rows `fit` says of rows `asked` of each of `stores`, and the record."
     run, windows, losses, found = job.run, _opened(job.folder), [], {}
     method = run.build()
     test = asked[~np.isin(asked, train)]
@@ -270,11 +299,12 @@ def _tuned(job, train, fit, asked, truth):
     classes = max(1, len(job.task.classes))   # a measure is one number
     tuned = finetune(method, windows, rows, truth[rows], classes, run.schedule,
                      seed=run.seed, device=job.device, checkpoint=checkpoint, watch=watch)
-    said, facts = _said(job, method, losses, tuned, asked) if not watch else watch.best(losses, tuned)
-    return said, facts | _found(found)
+    said = ([watch.best(losses, tuned)] if watch
+            else [_said(job, method, losses, tuned, asked, o) for o in stores])
+    return [(scored, facts | _found(found)) for scored, facts in said]
 
 
-def _checkpoint(job) -> Path: return Path(job.home) / "checkpoints" / job.key
+def _checkpoint(job) -> Path: return Path(job.home) / "checkpoints" / job.trained
 
 
 class _Watch:
@@ -312,16 +342,16 @@ def _precision(truth, scores) -> float:
     return average_precision_score(truth[:, there], scores[:, there])
 
 
-def _said(job, method, losses, tuned, asked):
-    "What the tuned method says of the rows `asked`, and what there is to record."
+def _said(job, method, losses, tuned, asked, store):
+    "What the tuned method says of the rows `asked` of the windows in `store`, and the record."
     facts = dict(final_loss=_last(losses), tuned_loss=_last(tuned.losses))
-    if type(method).asides is not Method.asides: facts["asides"] = _asides(job, method, asked)
-    windows = _opened(job.folder)
+    if type(method).asides is not Method.asides: facts["asides"] = _asides(job, method, asked, store)
+    windows = _opened(store)
     if tuned.scale: return measures(method, tuned, windows, asked, job.device), facts
     return scores(method, tuned.head, windows, asked, job.device, many=job.many), facts
 
 
-def _asides(job, method, asked) -> dict[str, np.ndarray]:
+def _asides(job, method, asked, store) -> dict[str, np.ndarray]:
     "Numbers by name that the method tells beside its answers for rows `asked`."
     made = []
 
@@ -329,7 +359,7 @@ def _asides(job, method, asked) -> dict[str, np.ndarray]:
         made.append(method.asides(batch))
         return torch.stack([*made[-1].values()], 1) if made[-1] else torch.zeros(len(batch), 0)
 
-    told = infer(ask, method.keys, _opened(job.folder), asked, job.device)
+    told = infer(ask, method.keys, _opened(store), asked, job.device)
     return dict(zip(made[0], told.T))
 
 
@@ -385,9 +415,10 @@ def train_stacked(jobs):
     "Pre-train and fine-tune in one model what differs in fold and seed only, at least two of each."
     sides = {o.key: s for o in jobs if not o.target.is_dir() and (s := _possible(o))}
     jobs = list({o.key: o for o in jobs if o.key in sides}.values())
+    kin = {o[0].trained: o for o in _families(jobs)}
     for rows_of, train in ((_pretrains_on, _pretrain_together), (_tunes_on, _tune_together)):
         for group in _alike(jobs, sides, rows_of):
-            try: train(group, sides)
+            try: train(group, sides, kin)
             except BiosslError as e:
                 warnings.warn(f"{group[0][0].run.row} is not stacked: {e}", stacklevel=2)
 
@@ -413,7 +444,7 @@ def _tunes_on(job, sides):
     if job.run.judge != "finetune" or not job.task.classes or job.many or not _stacks(job):
         return None
     windows, run = _opened(job.folder), job.run
-    return job.key, thinned(windows, labelled_rows(run, windows, sides[job.key][0]), run.schedule.every)
+    return job.trained, thinned(windows, labelled_rows(run, windows, sides[job.key][0]), run.schedule.every)
 
 
 def _alike(jobs, sides, rows_of) -> list[list]:
@@ -437,7 +468,7 @@ def _together(group, stage) -> dict:
                 checkpoint=Path(job.home) / "checkpoints" / key)
 
 
-def _pretrain_together(group, sides):
+def _pretrain_together(group, sides, kin):
     "Leave the weights of all jobs of the group where each looks for them."
     job, rows, methods = group[0][0], [o for _, o in group], [o.run.build() for o, _ in group]
     losses = pretrain_stack(methods, _opened(job.shown), rows, job.run.schedule,
@@ -446,7 +477,7 @@ def _pretrain_together(group, sides):
         _keep(_weights(o, own), method, said, _diagnosed(o, method, own))
 
 
-def _tune_together(group, sides):
+def _tune_together(group, sides, kin):
     "The runs of all jobs of the group, whole; each is said to have taken its share of the time."
     began, job, rows = time.perf_counter(), group[0][0], [o for _, o in group]
     made = [_pretrained(o, *sides[o.key])[:2] if o.pretrains else (o.run.build(), [])
@@ -454,12 +485,19 @@ def _tune_together(group, sides):
     codes = [_taught(o, sides[o.key][0])[own] for o, own in group]
     tuned = finetune_stack([method for method, _ in made], _opened(job.folder), rows, codes,
                            len(job.task.classes), job.run.schedule, **_together(group, "tune"))
-    said = [_said(o, method, losses, one, sides[o.key][1])
-            for (o, _), (method, losses), one in zip(group, made, tuned)]
-    seconds = (time.perf_counter() - began) / len(group)
-    for (o, _), (scored, facts) in zip(group, said):
+    said = [(p, _said(o, method, losses, one, sides[o.key][1], p.asked))
+            for (o, _), (method, losses), one in zip(group, made, tuned) for p in kin[o.trained]]
+    seconds = (time.perf_counter() - began) / len(said)
+    for o, (scored, facts) in said:
         train, test = sides[o.key]
         _store(o, train, test[:0], test, scored, facts | dict(stacked=len(group)), seconds)
+
+
+def _families(jobs) -> list[list]:
+    "Jobs that train alike, together; all in their order."
+    found = {}
+    for job in jobs: found.setdefault(job.trained, []).append(job)
+    return list(found.values())
 
 # %% ../../nbs/train/launch.ipynb #7db744d6
 @dataclass(frozen=True)
@@ -544,21 +582,38 @@ def _prepare(runs, workers, device):
             dense = ""
             if run.pretrains and run.densely != run:
                 dense = str(_packed_once(run.densely, workers, stores)[1].folder)
-            key = run_key(run, windows.key, device)
+            key, other = run_key(run, windows.key, device), {}
+            if run.asks_harmed:
+                harmed = _once(stores, (windows.key, run.harm), _harmed, run, windows)
+                other = dict(harmed=str(harmed.folder),
+                             learned=run_key(run.clean, windows.key, device))
             jobs.append(_Job(run.on(device), key, windows.key, str(windows.folder),
-                             cohort.task(run.task), str(home()), device, dense=dense))
+                             cohort.task(run.task), str(home()), device, dense=dense, **other))
         except Exception as e: failures.append(_failure(run, e))
     return jobs, failures
 
 
 def _packed_once(run, workers, stores):
-    "What `_packed` gives or raises, found in `stores` the next time."
-    source = (run.cohort, run.options, run.windowing)
+    "What `_packed` gives or raises."
+    learned = run.harm if run.harmed == "both" else None
+    return _once(stores, (run.cohort, run.options, run.windowing, learned), _packed, run, workers)
+
+
+def _once(stores, source, make, *told):
+    "What `make(*told)` gives or raises, found in `stores` the next time."
     if source not in stores:
-        try: stores[source] = _packed(run, workers)
+        try: stores[source] = make(*told)
         except Exception as e: stores[source] = e
     if isinstance(stores[source], Exception): raise stores[source]
     return stores[source]
+
+
+def _harmed(run, windows):
+    "The harmed windows that `run` is asked about: those of `windows`, in their order."
+    made, where = pack(*run.asked_source()), ["recording", "start"]
+    if made.index[where].equals(windows.index[where]): return made
+    raise StoreError("harmed windows are not where the clean ones are", where=made.folder,
+                     field=str(run.harm), remedy="a windowing that drops no flat windows")
 
 
 def _packed(run, workers):
@@ -598,7 +653,7 @@ def _shared(job) -> str:
         facts |= {o: getattr(run, o) for o in ("task", "split", "folds", "fold")}
         if run.split == "cohort": del facts["task"]
         facts |= {o: getattr(run.schedule, o) for o in (*PRETRAINING, "every", "gate", "hop")}
-    elif run.judge == "finetune": return job.key
+    elif run.judge == "finetune": return job.trained
     return hashed(facts)
 
 
@@ -634,16 +689,18 @@ _ALONE = threading.Lock()
 def _attempt(jobs) -> list[tuple[str, dict | None]]:
     "The keys of the jobs, each with its failure if it failed."
     _warm_up()
-    return [_attempt_one(o) for o in jobs]
+    return [outcome for family in _families(jobs) for outcome in _attempt_family(family)]
 
 
-def _attempt_one(job):
+def _attempt_family(jobs):
     from joblib import parallel_config
-    if job.target.is_dir(): return job.key, None   # a worker died after it
+    failed, pending = {}, [o for o in jobs if not o.target.is_dir()]   # a worker died after it
     try:   # one at a time in a process, for torch's state is the process's; and none within it
-        with _ALONE, parallel_config("sequential"), one_thread(): _execute(job)
-    except Exception as e: return job.key, _failure(job.run, e)
-    return job.key, None
+        with _ALONE, parallel_config("sequential"), one_thread():
+            if pending: _execute(pending)
+    except Exception as e:
+        failed = {o.key: _failure(o.run, e) for o in pending if not o.target.is_dir()}
+    return [(o.key, failed.get(o.key)) for o in jobs]
 
 
 def _work(groups, workers, backend, progress) -> list[dict]:
@@ -662,7 +719,7 @@ def _outcomes(groups, workers, backend):
 
     from joblib import Parallel, delayed, parallel_config
     if workers <= 1 and backend == "loky" or sum(map(len, groups)) <= 1:
-        yield from ([o] for jobs in groups for o in map(_attempt_first, jobs))
+        yield from (_attempt(family) for jobs in groups for family in _families(jobs))
         return
     seen = set()
     with parallel_config(backend=backend, n_jobs=workers):
