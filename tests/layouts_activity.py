@@ -122,7 +122,7 @@ def write_ptt_csv(folder, names=("s1_sit",), *, rate=500, clock=None, values=Non
 
 # MIMIC-III waveforms
 
-def write_stay(folder, name="p000020-2183-04-28-17-47", number="3544749", *, rate=125,
+def write_stay(folder, name="p000020-2183-04-28-17-47", number="3544749", *, rate=125, person=0,
                segments=((("II", "PLETH"), 100), (None, 10), (("V", "RESP", "PLETH"), 70))):
     "A record of segments, each its channels and seconds (no channels: a gap), and its numerics."
     units = {"PLETH": "NU", "RESP": "pm"}
@@ -132,7 +132,7 @@ def write_stay(folder, name="p000020-2183-04-28-17-47", number="3544749", *, rat
     for i, (channels, seconds) in enumerate(segments, 1):
         lines.append(f"{number}_{i:04} {seconds * rate}" if channels else f"~ {seconds * rate}")
         if not channels: continue
-        ecg, ppg = beating(i, seconds, rate, rate)
+        ecg, ppg = beating(i + person, seconds, rate, rate)
         x = np.stack([ppg if o == "PLETH" else ecg for o in channels], 1)
         named = [(o, units.get(o, "mV")) for o in channels]
         made.append(write_wfdb(inner, f"{number}_{i:04}", named, rate, values=x, fmt="80"))

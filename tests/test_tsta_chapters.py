@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from layouts_activity import dalia, ptt_samples, write_af, write_dalia, write_ptt, write_stay
 
 import biossl.papers.tsta as tsta
 from biossl.cohorts.registry import get_cohort
@@ -128,6 +129,39 @@ def test_the_chapter_computes_activity_when_asked(home, tmp_path, monkeypatch):
         for metric, column in table.published_map:
             line = frame[(frame.row == "CLIP, fine-tuned") & (frame.metric == metric)].iloc[0]
             assert line.published == published_table(table.published).loc["CLIP", column]
+
+
+def write_lives(folder):
+    for k in range(4): write_dalia(folder, dalia(f"S{k + 1}", ((1, 24), (3, 24), (7, 32)), number=k))
+
+
+def write_walks(folder):
+    for k in range(4):
+        for i, name in enumerate(("sit", "walk", "run")):
+            write_ptt(folder, f"s{k + 1}_{name}", values=ptt_samples(3 * k + i, seconds=24),
+                      told=f"<activity>: {name} <age>: 28 <gender>: female")
+
+
+def write_stays(folder):
+    names = [f"p00002{k}-2183-04-28-17-47" for k in range(4)]
+    for k, name in enumerate(names):
+        write_stay(folder, name, f"354474{k}", segments=((("II", "PLETH"), 120),), person=k)
+    write_af(folder, [(name, 60 * part, 60 * part + 60, (k + part) % 2)
+                      for k, name in enumerate(names) for part in range(2)])
+
+
+@pytest.mark.parametrize("table, cohort, write", [
+    (table3, "ppg_dalia", write_lives), (table4, "ptt_ppg", write_walks), (table1, "mimic_iii_wdb", write_stays)],
+    ids=lambda o: o if isinstance(o, str) else "")
+def test_tables_need_no_change_for_recordings_in_their_published_layout(home, tmp_path, monkeypatch, table, cohort, write):
+    write(tmp_path / "data" / cohort)
+    monkeypatch.setenv("BIOSSL_DATA", str(tmp_path / "data"))
+    names = ("TSTA-Net, fine-tuned", "SimCLR, probe", "Chance", "Beat intervals, both")
+    few = replace(table, rows=tuple(o for o in table.rows if o.name in names))
+    frame, launched = few.run(cohort, profile="smoke", workers=1, device="cpu")
+    assert [o["error"] for o in launched.failures] == [] and set(frame.row) == set(names)
+    assert launched.predictions.groupby("row")["subject"].nunique().to_dict() == dict.fromkeys(names, 4)
+    assert set(frame.cohort) == {cohort} and set(frame.metric) == set(table.metrics)
 
 
 def test_brief_profiles_look_at_ten_seconds_of_the_simulator_and_nowhere_else():
