@@ -327,7 +327,7 @@ def _task(axis, task, part, highlight, floors):
     if np.isfinite(chance): axis.axvline(chance, color=COLOURS["grey"], ls=":", lw=1.2)
     for level in part.loc[list(highlight), "mean"].dropna():
         axis.axvline(level, color=COLOURS["blue"], lw=0.7, alpha=0.5)
-    axis.set_title(f"{task}, n = {_count(part['n'].dropna())}", fontsize=9.5, loc="left")
+    axis.set_title(f"{task}, n = {_count(part['n'][part['mean'].notna()])}", fontsize=9.5, loc="left")
     axis.set_xlabel(_metric_label(part, metric, known), fontsize=9)
     axis.tick_params(axis="x", labelsize=9)
     axis.tick_params(axis="y", length=0)

@@ -42,7 +42,7 @@ def _write_predictions(path, frames, keys):
     nothing = pd.DataFrame(columns=["run", "window"])
     whole = pd.concat(frames, ignore_index=True) if frames else nothing
     whole = whole[whole["run"].isin(keys)].drop_duplicates(["run", "window"], keep="last")
-    with whole_file(path) as passing: whole.to_parquet(passing, index=False)
+    with whole_file(path) as passing: whole.to_parquet(passing, index=False, compression="zstd")
 
 
 def table_text(frame) -> str:
