@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,9 +19,11 @@ from biossl.data.store import Windowing, pack
 from biossl.evaluation.promises import at_levels
 from biossl.evaluation.tables import Row, Table
 from biossl.methods.clinical import beat_features
-from biossl.train.launch import Run, launch
+from biossl.train.finetune import without_signal
+from biossl.train.launch import Run, launch, split_rows, truth_of
+from biossl.train.pretrain import thinned
 from biossl.train.profiles import Schedule
-from biossl.train.runs import run_key, weights_key
+from biossl.train.runs import ENOUGH, labelled_rows, lessons, run_key, weights_key
 
 few = settings(deadline=None, max_examples=20)
 WINDOWS = Windowing(seconds=10, hop=10)
@@ -242,3 +245,120 @@ def test_each_level_is_compared_with_the_first_row_of_that_level(home):
     assert isinstance(frame, pd.DataFrame) and frame["p"].notna().sum() == 2
     with pytest.raises(RequestError, match="compare"):
         replace(table, rows=(replace(rows[0], versus="Nine"), rows[1]))
+
+
+# ---- few labels ------------------------------------------------------------------------------
+
+def labels_of(run):
+    "Rows of the training side, those with labels, truth and people."
+    cohort, windowing, folder = run.source()
+    windows, task = pack(cohort, windowing, folder), cohort.task(run.task)
+    train, _ = split_rows(run, windows, task)
+    told = labelled_rows(run, windows, task, train)
+    return train, told, truth_of(windows, task), windows.labels("subject").astype(str)
+
+
+MANY = (("seconds", 100.0), ("subjects", 12))
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.5])
+def test_a_share_of_the_windows_is_one_of_each_class_and_of_each_person(home, share):
+    train, told, truth, people = labels_of(run(options=MANY, few=("windows", share), folds=4))
+    assert set(told) <= set(train) and set(truth[told]) == {0, 1}
+    for c in (0, 1):
+        whole = (truth[train] == c).sum()
+        assert (truth[told] == c).sum() == max(1, round(share * whole))
+    counts = [(people[told] == o).sum() for o in np.unique(people[train])]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_few_people_take_turns_by_class_and_fewer_are_part_of_more(home):
+    found = {}
+    for n in (2, 4, 8):
+        train, told, truth, people = labels_of(run(options=MANY, few=("people", n), folds=4))
+        found[n] = set(people[told])
+        assert len(found[n]) == n and set(told) == set(train[np.isin(people[train], list(found[n]))])
+        of_class = [len({o for o in found[n] if truth[people == o][0] == c}) for c in (0, 1)]
+        assert abs(of_class[0] - of_class[1]) <= 1
+    assert found[2] < found[4] < found[8]
+
+
+def test_folds_and_seeds_draw_other_labels(home):
+    drawn = {tuple(labels_of(run(options=MANY, few=("windows", 0.1), folds=4, **o))[1])
+             for o in (dict(fold=0), dict(fold=1), dict(seed=1))}
+    assert len(drawn) == 3
+
+
+def test_a_few_labels_are_learned_in_as_many_steps_as_all_fifty_at_most(home):
+    schedule = Schedule(epochs=0, tune_epochs=10, every=4)
+    few = run(judge="finetune", options=MANY, folds=4, schedule=schedule, few=("windows", 0.1))
+    train, told, *_ = labels_of(few)
+    windows = pack(*few.source())
+    rows, longer = lessons(few, windows, train, told)
+    assert np.array_equal(rows, told)                            # none is thinned away
+    steps = -(-len(rows) // 16) * longer.tune_epochs
+    assert steps >= min(ENOUGH, 10 * -(-len(thinned(windows, train, 4)) // 16))
+    assert lessons(replace(few, few=()), windows, train, train)[1] == schedule
+
+
+def test_a_few_labels_reach_the_judge_and_the_record(home):
+    done = launch([run(options=MANY, folds=4, few=("people", 2)), run("supervised", "finetune", few=(
+        "windows", 0.2))], workers=1, device="cpu", progress=False).whole()
+    assert [o["n_labelled"] for o in done.records][0] == 20
+    assert all(o["n_labelled"] < o["n_train"] for o in done.records)
+    with pytest.raises(RequestError): run(few=("hours", 2))
+
+
+# ---- elsewhere -------------------------------------------------------------------------------
+
+AWAY = ("simulated_activity", (("seconds", 60.0), ("subjects", 4)))
+
+
+def test_pre_training_elsewhere_is_done_once_for_all_folds_and_is_another(home, monkeypatch):
+    seen = []
+    real = launching.pretrain
+    monkeypatch.setattr(launching, "pretrain", lambda method, windows, rows, *a, **k: (
+        seen.append((windows.cohort, len(rows), len(windows))), real(method, windows, rows, *a, **k))[1])
+    runs = [run(fold=k, abroad=AWAY, row="away") for k in (0, 1)] + [run(row="own")]
+    done = launch(runs, workers=1, device="cpu", progress=False).whole()
+    assert [o[0] for o in seen].count("simulated_activity") == 1
+    away = next(o for o in seen if o[0] == "simulated_activity")
+    assert away[1] == away[2]                                   # everybody there
+    keys = {o["key"] for o in done.records}
+    assert len(keys) == 3
+    own, other = (done.predictions.query("row == @o and fold == 0").set_index("window")["score_1"]
+                  for o in ("own", "away"))
+    assert (own != other).any()
+
+
+def test_ones_own_cohort_is_not_elsewhere(home):
+    with pytest.raises(RequestError, match="tested"): run(abroad=("simulated", ()))
+    table = Table("demo", "99_demo", "A demonstration", "af", (
+        Row("from simulated", "tsta", abroad="simulated"),
+        Row("from afar", "tsta", abroad="simulated_activity")), ("f1_macro",), windowing=WINDOWS)
+    own, away = table.runs("simulated", "smoke")[::2]
+    assert own.abroad == () and away.abroad[0] == "simulated_activity"
+    assert table.runs("simulated_activity", "smoke", options=dict(activities="three"))[0].abroad
+
+
+# ---- signals dropped -------------------------------------------------------------------------
+
+@few
+@given(share=st.floats(0.05, 0.9), count=st.integers(2, 3))
+def test_dropped_signals_are_as_many_as_said_never_two_of_a_window(share, count):
+    keys = ("ecg", "ppg", "abp")[:count]
+    batch = {o: torch.ones(3000, 2, 3) for o in keys}
+    less = without_signal(batch, keys, share, torch.Generator().manual_seed(1))
+    gone = torch.stack([(less[o] == 0).flatten(1).all(1) for o in keys])
+    kept = torch.stack([(less[o] == 1).flatten(1).all(1) for o in keys])
+    assert (gone | kept).all() and gone.sum(0).max() == 1
+    assert abs(gone.any(0).float().mean() - share) < 0.05
+    assert (gone.float().mean(1) - share / count).abs().max() < 0.04
+
+
+def test_dropping_is_another_run_and_no_dropping_draws_nothing(home):
+    with pytest.raises(RequestError): run(dropped=0.2)
+    plain, dropped = (run("random_init", "finetune", dropped=o, row=f"{o}") for o in (0.0, 0.5))
+    done = launch([plain, dropped], workers=1, device="cpu", progress=False).whole()
+    told = done.predictions.pivot(index="window", columns="row", values="score_1")
+    assert (told["0.0"] != told["0.5"]).any()

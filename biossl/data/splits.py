@@ -276,6 +276,9 @@ def inner_folds(subjects, strata=None, folds: int = 4, seed: int = 0) -> np.ndar
     if strata is None: return _unstratified(subjects, min(folds, max(people, 2)), seed)
     subjects, strata = _pair(subjects, strata)
     rarest = min(subjects_by_class(subjects, strata).values())
+    if rarest < 2:
+        raise SplitError("a class has a single subject", field="inner folds",
+                         remedy="more labelled subjects, or a penalty that is not chosen")
     folds = max(2, min(folds, rarest))
     _enough(np.unique(subjects), folds)
     fold = _grouped(subjects, strata, folds, seed)

@@ -38,6 +38,9 @@ class Row:
     labelled: float = 1.0                        # share of the training people whose labels are told
     harm: Any = None               # a Harm of the recordings asked about,
     harmed: str = "test"           # or of "both" these and those learned from
+    few: tuple = ()                # labels of a share of "windows", or of so many "people"
+    abroad: str = ""               # the cohort that pre-training sees, where it is not the row's own
+    dropped: float = 0.0           # share of windows that lose a signal while they are fine-tuned on
     versus: str = ""               # the row to compare with, where it is not the table's
 
 
@@ -96,8 +99,14 @@ class Table:
         where["schedule"] = where["schedule"].but(**dict(row.schedule))
         return Run(row.name, row.method, row.hyper, task=self.task, split=row.split,
                    judge=row.judge, labels=row.labels, asked=row.asked, labelled=row.labelled,
-                   harm=row.harm, harmed=row.harmed,
+                   harm=row.harm, harmed=row.harmed, dropped=row.dropped, few=row.few,
+                   abroad=self._abroad(row, where["cohort"], profile),
                    windowing=self.windows_of(row, where["cohort"], profile), **where)
+
+    def _abroad(self, row, cohort, profile) -> tuple:
+        "The other cohort that pre-training sees, as large as the profile has it; of its own: none."
+        if row.abroad in ("", cohort): return ()
+        return row.abroad, self.profile(profile).options(row.abroad)
 
     def windows_of(self, row: Row, cohort: str, profile: str = ""):
         "The `Windowing` of a row: shorter windows of the simulator in brief profiles."

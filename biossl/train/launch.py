@@ -34,7 +34,7 @@ from .pretrain import check_batch, pretrain, thinned
 from .probe import JUDGE, boost_labels, probe
 from .stack import finetune_stack, pretrain_stack
 from .runs import (PRETRAINING, Run, check_judge, check_keys, hashed, inner_part,
-                               labelled_rows, pretraining_rows, run_key, split_rows, taught, truth_of,
+                               labelled_rows, lessons, pretraining_rows, run_key, split_rows, taught, truth_of,
                                weights_key)
 
 _all_ = ["Run", "run_key", "split_rows", "truth_of"]
@@ -165,10 +165,10 @@ def _execute(jobs):
     if job.weights: return _pretrained(job, train, test)
     answer = dict(finetune=_tuned, zeroshot=_compared).get(job.run.judge, _probed)
     fit, inner = inner_part(job.run, _opened(job.folder), job.task, train)
-    fit = labelled_rows(job.run, _opened(job.folder), fit)
+    fit = labelled_rows(job.run, _opened(job.folder), job.task, fit)
     asked = np.concatenate([inner, test])
     answers = answer(job, train, fit, asked, _taught(job, train), [o.asked for o in jobs])
-    few = dict(n_labelled=len(fit)) if job.run.labelled < 1 else {}
+    few = dict(n_labelled=len(fit)) if job.run.labelled < 1 or job.run.few else {}
     for one, (said, facts) in zip(jobs, answers):
         _store(one, train, inner, test, said, facts | few, time.perf_counter() - began)
         began = time.perf_counter()
@@ -224,7 +224,7 @@ def _probed(job, train, fit, asked, truth, stores):
     method, x, losses, found = _embedded(job, train, fit, asked)
     subjects, told = windows.labels("subject").astype(str), _values(job.task, truth)
     shown = [x[asked] if o == job.folder else _embedded_rows(job, method, o, asked) for o in stores]
-    few, shown = run.labelled < 1, np.concatenate(shown)
+    few, shown = run.labelled < 1 or bool(run.few), np.concatenate(shown)
     if run.judge == "boosting":
         done = boost_labels(x[fit], told[fit], subjects[fit], shown, job.task.classes,
                             seed=run.seed, few=few)
@@ -291,14 +291,15 @@ def _tuned(job, train, fit, asked, truth, stores):
     method = run.build()
     test = asked[~np.isin(asked, train)]
     if job.pretrains: method, losses, found = _pretrained(job, train, test)
-    rows, checkpoint = thinned(windows, fit, run.schedule.every), _checkpoint(job)
+    (rows, schedule), checkpoint = lessons(run, windows, train, fit), _checkpoint(job)
     watch = None
     if run.schedule.select != "last":
         part = test if run.schedule.select == "test" else asked[:len(asked) - len(test)]
         watch = _Watch(job, method, part, asked, checkpoint, truth)
     classes = max(1, len(job.task.classes))   # a measure is one number
-    tuned = finetune(method, windows, rows, truth[rows], classes, run.schedule,
-                     seed=run.seed, device=job.device, checkpoint=checkpoint, watch=watch)
+    tuned = finetune(method, windows, rows, truth[rows], classes, schedule,
+                     seed=run.seed, device=job.device, checkpoint=checkpoint, watch=watch,
+                     dropped=run.dropped)
     said = ([watch.best(losses, tuned)] if watch
             else [_said(job, method, losses, tuned, asked, o) for o in stores])
     return [(scored, facts | _found(found)) for scored, facts in said]
@@ -401,6 +402,7 @@ def _record(job) -> dict:
                 scratch=kind.scratch, device=job.device, versions=_versions())
 
 
+@lru_cache(maxsize=1)
 def _versions() -> dict:
     from importlib.metadata import version
     from platform import python_version
@@ -441,10 +443,11 @@ def _stacks(job) -> bool: return method_class(job.run.method).stacks
 
 def _tunes_on(job, sides):
     "The key and the rows of a fine-tuning."
-    if job.run.judge != "finetune" or not job.task.classes or job.many or not _stacks(job):
-        return None
     windows, run = _opened(job.folder), job.run
-    return job.trained, thinned(windows, labelled_rows(run, windows, sides[job.key][0]), run.schedule.every)
+    if run.judge != "finetune" or not job.task.classes or job.many or not _stacks(job): return None
+    if run.dropped or run.few: return None
+    return job.trained, thinned(windows, labelled_rows(run, windows, job.task, sides[job.key][0]),
+                               run.schedule.every)
 
 
 def _alike(jobs, sides, rows_of) -> list[list]:
@@ -539,11 +542,12 @@ def launch(runs, workers="auto", backend="loky", progress=True, device="auto",
 
 
 def _pretrain_origins(jobs, workers, backend):
-    "Pre-train, each once, what several runs begin with; a failure is told by those runs."
+    "Pre-train, each once, what runs of all folds begin with; a failure is told by those runs."
     parts = {}
     for job in jobs:
-        if job.target.is_dir() or not (job.run.origins and (sides := _possible(job))): continue
-        for part in _origins(job):
+        shared = job.run.origins or job.run.abroad and job.pretrains
+        if job.target.is_dir() or not (shared and (sides := _possible(job))): continue
+        for part in _origins(job) if job.run.origins else [job]:
             folder = str(_weights(part, _seen(part, *sides)))
             parts.setdefault(folder, replace(part, key=Path(folder).name, weights=folder))
     pending = [o for o in parts.values() if not o.target.is_dir()]
@@ -580,8 +584,8 @@ def _prepare(runs, workers, device):
         try:
             cohort, windows = _packed_once(run, workers, stores)
             dense = ""
-            if run.pretrains and run.densely != run:
-                dense = str(_packed_once(run.densely, workers, stores)[1].folder)
+            if run.pretrains and run.shown != run:
+                dense = str(_packed_once(run.shown, workers, stores)[1].folder)
             key, other = run_key(run, windows.key, device), {}
             if run.asks_harmed:
                 harmed = _once(stores, (windows.key, run.harm), _harmed, run, windows)
