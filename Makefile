@@ -13,7 +13,6 @@ COHORT_06_xmae           ?= open_pairs
 COHORT_07_xmae_transfer  ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
-OPTIONS_07_xmae_transfer ?= -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
