@@ -195,6 +195,20 @@ def test_levels_train_once_and_answer_as_if_alone(home, monkeypatch, method, jud
         assert np.allclose(alone.set_index("window")["score_1"], told[one.row], atol=1e-6)
 
 
+def test_stacked_folds_are_asked_at_all_levels(home, monkeypatch):
+    runs = [run("supervised", "finetune", fold=k, harm=o, row=f"{o}") for k in (0, 1)
+            for o in (None, Harm("off"))]
+    def told(runs):
+        done = launch(runs, workers=1, device="cpu", progress=False, stacked=True).whole()
+        assert {o.get("stacked") for o in done.records} == {2}
+        return done.predictions.pivot(index="window", columns="row", values="score_1")
+    together = told(runs)
+    monkeypatch.setenv("BIOSSL_HOME", f"{home}_alone")
+    alone = told(runs[::2])
+    assert np.allclose(together["None"], alone["None"], atol=1e-6)
+    assert together.notna().all(axis=None) and (together["None"] != together[f"{runs[1].harm}"]).all()
+
+
 def test_training_that_sees_the_harm_learns_something_else(home):
     runs = [run(harm=Harm("white", -5), harmed=o, row=o) for o in ("test", "both")]
     done = launch(runs, workers=1, device="cpu", progress=False).whole()

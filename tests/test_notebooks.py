@@ -17,6 +17,7 @@ from biossl.data.errors import RequestError
 ROOT = Path(__file__).parents[1]
 CHAPTERS = chapters(ROOT)
 PROTOCOL = ROOT / "nbs" / "02_protocol.ipynb"
+PROMISES = ROOT / "nbs" / "12_tsta_promises.ipynb"   # smoked in test_tsta_promises.py
 v4 = nbformat.v4
 PYTHON = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
@@ -134,7 +135,7 @@ def smoke(path, out, *more, cwd):
                      "--no-progress-bar", cwd=cwd, env=os.environ | {"BIOSSL_HOME": f"{out}/home"})
 
 
-@pytest.mark.parametrize("path", [o for o in CHAPTERS if o != PROTOCOL], ids=lambda o: o.stem)
+@pytest.mark.parametrize("path", [o for o in CHAPTERS if o not in (PROTOCOL, PROMISES)], ids=lambda o: o.stem)
 def test_chapter_runs_in_smoke(path, tmp_path):
     done = smoke(path, tmp_path, tmp_path / "run.ipynb", cwd=ROOT)
     assert "Passed unknown parameter" not in done.stderr

@@ -151,31 +151,39 @@ def _mean_interval(values, draws: int = 1000):
 
 # %% ../../nbs/evaluation/promises.ipynb #4273a10a
 @styled
-def draw_levels(frame, found, metric: str, panels: dict, rows, x: str = ""):
+def draw_levels(frame, found, metrics, panels: dict, rows, x: str = ""):
     """A table's `frame` and its `leads` (`found`) over the levels of `panels`.
 
     `panels`: `{title: {label: level}}`, `rows` are drawn above; `x` names what the labels tell.
     """
     import matplotlib.pyplot as plt
-    widths = [len(o) for o in panels.values()]
-    fig, axes = plt.subplots(2, len(panels), figsize=(2.2 + 0.55 * sum(widths), 5.6), sharex="col",
-                             sharey="row", squeeze=False, width_ratios=widths, height_ratios=(3, 2))
-    part = frame[frame["metric"] == metric].set_index("row")
-    for (top, below), (title, levels) in zip(axes.T, panels.items()):
-        at = np.arange(len(levels))
-        for row, colour in zip(rows, CYCLE):
-            lines = part.reindex([at_level(row, o) for o in levels.values()])
-            top.plot(at, lines["mean"], "o-", ms=4, color=colour, label=row)
-            if row == rows[0]: top.fill_between(at, lines["low"], lines["high"], color=colour, alpha=0.15, lw=0)
-        _chance(top, metric)
-        _leads(below, found[found["metric"] == metric], levels, rows)
-        top.set_title(title, fontsize=10)
-        below.set_xticks(at, list(levels), rotation=40 * (len(levels) > 3), fontsize=9)
-        below.set_xlabel(x)
-    axes[0, 0].set_ylabel(f"{metric_title(metric)}, %")
-    axes[1, 0].set_ylabel(f"lead of\n{rows[0].partition(',')[0]}, points")
+    widths, heights = [len(o) for o in panels.values()], [3] * len(metrics) + [2]
+    fig, axes = plt.subplots(len(heights), len(panels), figsize=(2 + 0.42 * sum(widths), 0.72 * sum(heights)),
+                             sharex="col", sharey="row", squeeze=False, width_ratios=widths,
+                             height_ratios=heights)
+    for column, (title, levels) in zip(axes.T, panels.items()):
+        for axis, metric in zip(column, metrics):
+            _reached(axis, frame[frame["metric"] == metric].set_index("row"), levels, rows)
+            _chance(axis, metric)
+        _leads(column[-1], found[found["metric"] == metrics[0]], levels, rows)
+        column[0].set_title(title, fontsize=10)
+        column[-1].set_xticks(np.arange(len(levels)), list(levels), fontsize=9,
+                              rotation=90 * (max(map(len, levels)) > 3))
+        column[-1].set_xlabel(x)
+    for axis, metric in zip(axes[:, 0], metrics): axis.set_ylabel(f"{metric_title(metric)}, %")
+    axes[-1, 0].set_ylabel(f"lead of\n{rows[0].partition(',')[0]}")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return fig
+
+
+def _reached(axis, part, levels, rows):
+    "A line for each of `rows`, the interval of the first shaded."
+    at = np.arange(len(levels))
+    for row, colour in zip(rows, CYCLE):
+        lines = part.reindex([at_level(row, o) for o in levels.values()])
+        axis.plot(at, lines["mean"], "o-", ms=4, color=colour, label=row)
+        if row != rows[0]: continue
+        axis.fill_between(at, lines["low"], lines["high"], color=colour, alpha=0.15, lw=0)
 
 
 def _chance(axis, metric):

@@ -15,14 +15,14 @@ from ..data.harms import Harm
 from ..data.store import Windowing
 from ..evaluation.promises import PLAIN, at_levels, harm_levels
 from ..evaluation.tables import Row, Table
-from .tsta import both, ecg, fixed, ppg, warped
+from .tsta import both, ecg, fixed, hasty, ppg, warped
 from .tsta_ablation import at_input, bare, drawn
 from ..train.profiles import PROFILES, TWO_CORES
 
 # %% ../../nbs/12_tsta_promises.ipynb #ec6e1f58
 brief = Windowing(seconds=10, hop=30)
 profiles = (replace(PROFILES["smoke"], subjects=6, seconds=40.0, resamples=50),
-            replace(PROFILES["quick"], subjects=20, seconds=120.0, folds=4, resamples=500))
+            replace(PROFILES["quick"], subjects=20, seconds=120.0, folds=2, resamples=500, schedule=hasty))
 chance = Row("Chance", "chance", penalties=fixed)
 tuned = Row("TSTA-Net, fine-tuned", "tsta", judge="finetune")
 supervised = Row("Supervised, same network", "supervised", warped, judge="finetune")
@@ -80,7 +80,7 @@ promises = {name: Table(
 # %% ../../nbs/12_tsta_promises.ipynb #99a684b1
 homes = "simulated", "simulated_activity", "mimic_perform_af"
 abroad = tuple(Row(f"TSTA-Net from {o}, probe", "tsta", abroad=o) for o in homes)
-thin = PROFILES["quick"].schedule.but(every=4)
+thin = hasty.but(every=4)
 promise_domains, promise_domains_activity = (Table(
     name=name, chapter="12_tsta_promises", task=task, title=title, cohort=home, versus=untrained.name,
     windowing=windowing, brief=brief, metrics=("f1_macro", "auroc"), cut=TWO_CORES, cut_seeds=1,

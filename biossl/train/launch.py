@@ -222,6 +222,7 @@ def _probed(job, train, fit, asked, truth, stores):
     """
     run, windows = job.run, _opened(job.folder)
     method, x, losses, found = _embedded(job, train, fit, asked)
+    if method is None and any(o != job.folder for o in stores): method = run.build()
     subjects, told = windows.labels("subject").astype(str), _values(job.task, truth)
     shown = [x[asked] if o == job.folder else _embedded_rows(job, method, o, asked) for o in stores]
     few, shown = run.labelled < 1 or bool(run.few), np.concatenate(shown)
@@ -236,15 +237,18 @@ def _probed(job, train, fit, asked, truth, stores):
 
 
 def _embedded(job, train, fit, asked):
-    "The method, what it makes of all windows that it learned from; its losses, what was found."
+    """The method, what it makes of all windows of the store it learned from; its losses, what was found.
+
+    Of a method that learns nothing what it made is kept, without the method.
+    """
     run, windows = job.run, _opened(job.folder)
     if job.pretrains: return _kept_embedding(job, train, asked[~np.isin(asked, train)])
+    if method_class(run.method).prepare is Method.prepare:
+        x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
+        return None, x, [], {}
     method = run.build()
-    if method_class(run.method).prepare is not Method.prepare:
-        method.prepare(windows, fit)
-        return method, embed_windows(method, windows, job.device), [], {}
-    x = _untrained(job.folder, run.method, json.dumps(run.config), run.seed, job.device)
-    return method, x, [], {}
+    method.prepare(windows, fit)
+    return method, embed_windows(method, windows, job.device), [], {}
 
 
 def _embedded_rows(job, method, store, rows) -> np.ndarray:
