@@ -9,6 +9,8 @@ __all__ = ['save', 'table_text', 'rebuild', 'stale_rows', 'stored_records']
 import json
 from pathlib import Path
 
+import numpy as np
+
 from ..data.errors import BiosslError, StoreError
 from ..data.places import whole_file
 from .computing import schedule_of, storable
@@ -42,7 +44,10 @@ def _write_predictions(path, frames, keys):
     nothing = pd.DataFrame(columns=["run", "window"])
     whole = pd.concat(frames, ignore_index=True) if frames else nothing
     whole = whole[whole["run"].isin(keys)].drop_duplicates(["run", "window"], keep="last")
-    with whole_file(path) as passing: whole.to_parquet(passing, index=False, compression="zstd")
+    scores = [o for o in whole if whole[o].dtype == np.float32]   # byte by byte they pack tighter
+    with whole_file(path) as passing:
+        whole.to_parquet(passing, index=False, compression="zstd", use_byte_stream_split=scores,
+                         use_dictionary=[o for o in whole if o not in scores])
 
 
 def table_text(frame) -> str:
