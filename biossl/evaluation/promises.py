@@ -7,10 +7,12 @@ __all__ = ['PLAIN', 'at_level', 'at_levels', 'harm_levels', 'run_together', 'lea
            'draw_levels']
 
 # %% ../../nbs/evaluation/promises.ipynb #27753503
+import contextlib
 from dataclasses import replace
 
 import numpy as np
 
+from ..data.errors import BiosslError
 from .claims import FALLS, OPEN, STANDS, Statement
 from .metrics import find_metric, metric_title
 from .plots import COLOURS, CYCLE, styled
@@ -45,9 +47,21 @@ def run_together(tables, cohort: str = "", profile="quick", seed: int = 0, worke
     for table in tables:
         own = table.profile(profile).on(device, table.cut, table.cut_seeds)
         runs += table.runs(cohort, own, seed)
+    _pack_here(runs)
     launch(runs, workers=workers, device=device, progress=profile != "smoke")
     asked = dict(profile=profile, seed=seed, workers=workers, device=device)
     return {table: table.run(cohort, **asked) for table in tables}
+
+
+def _pack_here(runs):
+    "Pack what the runs learn from in this process: a pool for each of several small stores costs more."
+    from biossl.data.store import pack
+    sources = {}
+    for run in (seen for o in runs for seen in (o, o.shown)):
+        learned = run.harm if run.harmed == "both" else None
+        sources.setdefault((run.cohort, run.options, run.windowing, learned), run)
+    for run in sources.values():
+        with contextlib.suppress(BiosslError): pack(*run.source())   # else its runs will say so
 
 # %% ../../nbs/evaluation/promises.ipynb #2d8fb3bf
 def leads(results, row: str, others, levels, metrics, plain: str = PLAIN):
@@ -158,13 +172,13 @@ def draw_levels(frame, found, metrics, panels: dict, rows, x: str = ""):
     """
     import matplotlib.pyplot as plt
     widths, heights = [len(o) for o in panels.values()], [3] * len(metrics) + [2]
-    fig, axes = plt.subplots(len(heights), len(panels), figsize=(2 + 0.42 * sum(widths), 0.72 * sum(heights)),
+    size = max(6.2, 2 + 0.42 * sum(widths)), 0.72 * sum(heights)
+    fig, axes = plt.subplots(len(heights), len(panels), figsize=size,
                              sharex="col", sharey="row", squeeze=False, width_ratios=widths,
                              height_ratios=heights)
     for column, (title, levels) in zip(axes.T, panels.items()):
         for axis, metric in zip(column, metrics):
             _reached(axis, frame[frame["metric"] == metric].set_index("row"), levels, rows)
-            _chance(axis, metric)
         _leads(column[-1], found[found["metric"] == metrics[0]], levels, rows)
         column[0].set_title(title, fontsize=10)
         column[-1].set_xticks(np.arange(len(levels)), list(levels), fontsize=9,
@@ -172,7 +186,7 @@ def draw_levels(frame, found, metrics, panels: dict, rows, x: str = ""):
         column[-1].set_xlabel(x)
     for axis, metric in zip(axes[:, 0], metrics): axis.set_ylabel(f"{metric_title(metric)}, %")
     axes[-1, 0].set_ylabel(f"lead of\n{rows[0].partition(',')[0]}")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3 if size[0] > 7 else 2)
     return fig
 
 
@@ -184,11 +198,8 @@ def _reached(axis, part, levels, rows):
         axis.plot(at, lines["mean"], "o-", ms=4, color=colour, label=row)
         if row != rows[0]: continue
         axis.fill_between(at, lines["low"], lines["high"], color=colour, alpha=0.15, lw=0)
-
-
-def _chance(axis, metric):
-    chance = find_metric(metric)[0].chance * 100
-    if np.isfinite(chance): axis.axhline(chance, color=COLOURS["grey"], ls=":", lw=1.2)
+    if "Chance" in part.index:
+        axis.axhline(part["mean"]["Chance"], color=COLOURS["grey"], ls=":", lw=1.2)
 
 
 def _leads(axis, found, levels, rows):
