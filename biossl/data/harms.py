@@ -92,7 +92,9 @@ def motion(shape, rate: float, rng) -> np.ndarray:
 
 
 def _band(shape, rate, rng, low, high):
-    x = bandpass(rng.standard_normal(shape), rate, low, high)
+    edge = int(3 * rate / low)   # where the filter has not settled
+    longer = rng.standard_normal((*shape[:-1], shape[-1] + 2 * edge))
+    x = bandpass(longer, rate, low, high)[..., edge:-edge]
     return x / x.std(-1, keepdims=True)
 
 
