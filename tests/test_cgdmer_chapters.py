@@ -5,7 +5,7 @@ import layouts
 import numpy as np
 import pytest
 
-import biossl.train.launch as launching
+import biossl.train.execution as executing
 from biossl.cohorts.benchmarks import CLASSES, TASKS
 from biossl.cohorts.registry import get_cohort
 from biossl.data.errors import SplitError
@@ -16,7 +16,7 @@ from biossl.papers.cgdmer import figure2, free, learners, shares, table1, table3
 from biossl.papers.cgdmer_zeroshot import controls, rhythms, table2, withheld
 from biossl.train.launch import launch
 from biossl.train.probe import probe_labels
-from biossl.train.runs import split_rows
+from biossl.train.runs import split_rows, weights_key
 
 TABLES = (*table1, *table3, *figure2)
 DX = {o.name: o for o in TABLES if o.task == "dx"}
@@ -54,7 +54,7 @@ def test_a_row_is_pretrained_once_for_all_shares_of_the_labels(home):
         assert len({o.key for o in runs}) == len(shares)
         windows, task = opened(runs[0])
         trains = [split_rows(o, windows, task)[0] for o in runs]
-        found = {launching.weights_key(o, "data", rows) for o, rows in zip(runs, trains)}
+        found = {weights_key(o, "data", rows) for o, rows in zip(runs, trains)}
         assert len(found) == 1
         weights |= {found.pop(): row}
     assert len(weights) == len(learners)
@@ -113,8 +113,8 @@ def test_recordings_outside_a_set_are_neither_learned_from_nor_tested():
 
 def test_other_shares_of_the_labels_ask_the_same_embedding(home, monkeypatch):
     made = []
-    true = launching.embed_windows
-    monkeypatch.setattr(launching, "embed_windows", lambda *o: made.append(o[0].name) or true(*o))
+    true = executing.embed_windows
+    monkeypatch.setattr(executing, "embed_windows", lambda *o: made.append(o[0].name) or true(*o))
     one, other = (replace(run_of(DX[f"table1_dx_{share}"], "SimCLR")) for share in (10, 100))
     first, = launch([one], workers=1, device="cpu").records
     again, = launch([other], workers=1, device="cpu").records
@@ -150,7 +150,7 @@ def test_controls_and_the_row_they_control_share_their_weights(home):
     assert len({o.key for o in runs.values()}) == len(names) and {o.asked for o in runs.values()} > {
         ("both", "none"), ("both", "permuted"), ("both", "negated"), ("name", "none")}
     rows = np.arange(8)
-    assert len({launching.weights_key(o, "data", rows) for o in runs.values()}) == 1
+    assert len({weights_key(o, "data", rows) for o in runs.values()}) == 1
 
 
 @pytest.mark.parametrize("table", withheld, ids=lambda o: o.name)

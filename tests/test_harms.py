@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rooms import ROOM
 
-import biossl.train.launch as launching
 from biossl.cohorts.harmed import Harmed
 from biossl.cohorts.registry import get_cohort
 from biossl.data.errors import MethodError, RequestError
@@ -178,8 +178,8 @@ def test_a_harm_is_part_of_the_key_only_where_there_is_one():
 def test_levels_train_once_and_answer_as_if_alone(home, monkeypatch, method, judge):
     counted = []
     for name in ("finetune", "pretrain", "probe"):
-        real = getattr(launching, name)
-        monkeypatch.setattr(launching, name, lambda *a, _r=real, _n=name, **k: (
+        real = getattr(ROOM[name], name)
+        monkeypatch.setattr(ROOM[name], name, lambda *a, _r=real, _n=name, **k: (
             counted.append(_n), _r(*a, **k))[1])
     harms = [None, Harm("white", 0), Harm("flat", signals=("ppg",))]
     hyper = (("least", 3),) if method == "clinical" else ()
@@ -220,7 +220,7 @@ def test_training_that_sees_the_harm_learns_something_else(home):
 
 def test_a_family_that_fails_is_reported_run_by_run_and_stops_nobody(home, monkeypatch):
     def broken(*args, **kwargs): raise MethodError("cannot")
-    monkeypatch.setattr(launching, "finetune", broken)
+    monkeypatch.setattr(ROOM["finetune"], "finetune", broken)
     harms = (None, Harm("white", 0))
     runs = [run(judge="finetune", harm=o, row=f"tuned {o}") for o in harms] + [run("chance", row="c")]
     done = launch(runs, workers=1, device="cpu", progress=False)
@@ -330,8 +330,8 @@ AWAY = ("simulated_activity", (("seconds", 60.0), ("subjects", 4)))
 
 def test_pre_training_elsewhere_is_done_once_for_all_folds_and_is_another(home, monkeypatch):
     seen = []
-    real = launching.pretrain
-    monkeypatch.setattr(launching, "pretrain", lambda method, windows, rows, *a, **k: (
+    real = ROOM["pretrain"].pretrain
+    monkeypatch.setattr(ROOM["pretrain"], "pretrain", lambda method, windows, rows, *a, **k: (
         seen.append((windows.cohort, len(rows), len(windows))), real(method, windows, rows, *a, **k))[1])
     runs = [run(fold=k, abroad=AWAY, row="away") for k in (0, 1)] + [run(row="own")]
     done = launch(runs, workers=1, device="cpu", progress=False).whole()

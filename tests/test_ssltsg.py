@@ -12,7 +12,8 @@ from biossl.methods.contract import get_method, load_method, save_method
 from biossl.methods.dino import Dino
 from biossl.nn.layers import parameters
 from biossl.train.finetune import falling, tuning
-from biossl.train.launch import _opened, launch, pretrained
+from biossl.train.jobs import windows_in
+from biossl.train.launch import launch, pretrained
 from biossl.train.loop import keep_pace, optimiser_of
 from biossl.train.pretrain import pretrain, pretraining
 from biossl.train.profiles import Schedule
@@ -294,7 +295,7 @@ def test_predictions_are_one_row_a_recording_and_nobody_stands_on_two_sides(ran)
         assert record["n_train"] + record["n_test"] == 48
     scores = launched.predictions.filter(like="score_")
     assert scores.shape[1] == 24 and ((scores >= 0) & (scores <= 1)).all(axis=None)
-    windows = _opened(str(_folder(runs[0])))
+    windows = windows_in(str(_folder(runs[0])))
     truth = truth_of(windows, runs[0].source()[0].task("dx"))
     frame = launched.predictions[launched.predictions.row == "T"]
     assert np.array_equal(frame.filter(like="truth_").to_numpy(), truth[frame.window])
@@ -307,7 +308,7 @@ def _folder(run):
 
 def test_the_inner_part_is_held_out_of_the_training_side(ran):
     run = ran[0][0]
-    windows, task = _opened(str(_folder(run))), run.source()[0].task("dx")
+    windows, task = windows_in(str(_folder(run))), run.source()[0].task("dx")
     train, test = split_rows(run, windows, task)
     fit, inner = inner_part(run, windows, task, train)
     assert sorted([*fit, *inner]) == sorted(train) and not set(inner) & set(test)
@@ -367,10 +368,10 @@ def test_a_saved_arm_answers_as_before(tmp_path):
 
 
 def test_recordings_of_several_windows_are_answered_once(ran):
-    from biossl.train.launch import _by_recording
+    from biossl.train.execution import by_recording
     frame = pd.DataFrame(dict(recording=["a", "a", "b"], window=[4, 5, 6],
                               aside_time=[.2, .4, .9]))
-    made = _by_recording(frame, ("x", "y"), np.array([[1, 0], [1, 0], [0, 1]]),
+    made = by_recording(frame, ("x", "y"), np.array([[1, 0], [1, 0], [0, 1]]),
                          np.array([[.2, .4], [.4, .8], [.5, .5]]))
     assert made.window.tolist() == [4, 6] and made.truth_x.tolist() == [1, 0]
     assert np.allclose(made[["score_x", "score_y"]], [[.3, .6], [.5, .5]])

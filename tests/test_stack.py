@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from rooms import ROOM
 
-import biossl.train.launch as launching
 from biossl.data.errors import MethodError
 from biossl.data.store import Windowing
 from biossl.methods.contract import get_method
@@ -211,7 +211,7 @@ def test_a_launch_that_stacks_says_what_one_that_does_not_says(home, monkeypatch
     plain = launch(runs, workers=1, progress=False).whole()
     monkeypatch.setenv("BIOSSL_HOME", str(home / "other"))
     for name in ("pretrain", "finetune"):                    # no run trains by itself
-        monkeypatch.setattr(launching, name, lambda *_, **__: pytest.fail("trained alone"))
+        monkeypatch.setattr(ROOM[name], name, lambda *_, **__: pytest.fail("trained alone"))
     both = launch(runs, workers=1, progress=False, stacked=True).whole()
     for a, b in zip(plain.records, both.records):
         assert a["key"] == b["key"] and a["final_loss"] == pytest.approx(b["final_loss"], abs=1e-4)
@@ -219,7 +219,7 @@ def test_a_launch_that_stacks_says_what_one_that_does_not_says(home, monkeypatch
     scores = ["score_0", "score_1"]
     assert plain.predictions.drop(columns=scores).equals(both.predictions.drop(columns=scores))
     np.testing.assert_allclose(plain.predictions[scores], both.predictions[scores], atol=1e-3)
-    monkeypatch.setattr(launching, "pretrain_stack", lambda *_, **__: pytest.fail("done before"))
+    monkeypatch.setattr(ROOM["pretrain_stack"], "pretrain_stack", lambda *_, **__: pytest.fail("done before"))
     launch(runs, workers=1, progress=False, stacked=True).whole()
 
 

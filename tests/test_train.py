@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rooms import ROOM
 
 import biossl.methods.contract as contract
-import biossl.train.launch as launching
 import biossl.train.profiles as profiles
 from biossl.cohorts.registry import Card, Cohort, Task
 from biossl.data.errors import MethodError, RequestError, SplitError, StoreError
@@ -24,7 +24,7 @@ from biossl.data.recordings import Recording, Signal
 from biossl.data.store import Windowing, pack
 from biossl.evaluation.tables import Row, Table
 from biossl.methods.contract import Loss, Method, as_tensor, seeded
-from biossl.train.launch import Run, launch, run_key, split_rows
+from biossl.train.launch import Run, launch, pretrained, run_key, split_rows
 from biossl.train.loop import batch_rows
 from biossl.train.finetune import finetune, measures
 from biossl.train.pretrain import gated, pretrain, steps_of, thinned, unlabelled
@@ -490,7 +490,7 @@ def test_chance_is_the_classes_frequency_and_a_quantitys_mean(toy):
 
 def test_finished_runs_are_found_under_any_name_and_not_repeated(toy, monkeypatch):
     first = launch(toy("A", "raw_moments"), workers=1, progress=False).whole()
-    monkeypatch.setattr(launching, "_execute", lambda job: pytest.fail("ran again"))
+    monkeypatch.setattr(ROOM["execute"], "execute", lambda job: pytest.fail("ran again"))
     again = launch(toy("B", "raw_moments"), workers=1, progress=False).whole()
     assert set(again.predictions.row) == {"B"} == {o["row"] for o in again.records}
     assert first.predictions.drop(columns="row").equals(again.predictions.drop(columns="row"))
@@ -537,11 +537,11 @@ def test_side_by_side_or_one_after_the_other_gives_the_same_bits(toy, monkeypatc
 
 
 def test_weights_are_trained_once_for_all_probes_and_on_training_subjects_only(toy, monkeypatch):
-    seen, train = [], launching.pretrain
+    seen, train = [], ROOM["pretrain"].pretrain
     def spy(method, windows, rows, *rest, **more):
         seen.append(set(windows.labels("subject")[rows]))
         return train(method, windows, rows, *rest, **more)
-    monkeypatch.setattr(launching, "pretrain", spy)
+    monkeypatch.setattr(ROOM["pretrain"], "pretrain", spy)
     out = launch(toy("net", "simclr"), workers=1, progress=False).whole()
     tested = out.predictions.groupby("fold").subject.agg(set)
     assert len(seen) == 2 and all(not a & b for a, b in zip(seen, tested))
@@ -620,13 +620,13 @@ def launched(runs, workers=1, **more):
 
 
 def spied(monkeypatch, name, before=lambda: None):
-    "The rows that `launching.name`, pretrain or finetune, was given, call by call."
-    seen, train = [], getattr(launching, name)
+    "The rows that `name`, pretrain or finetune, was given, call by call."
+    seen, train = [], getattr(ROOM[name], name)
     def spy(method, windows, rows, *rest, **more):
         seen.append(np.asarray(rows).tolist())
         before()
         return train(method, windows, rows, *rest, **more)
-    monkeypatch.setattr(launching, name, spy)
+    monkeypatch.setattr(ROOM[name], name, spy)
     return seen
 
 
@@ -670,14 +670,14 @@ def test_the_precision_is_decided_before_the_key_and_recorded(pupil, monkeypatch
     out = launched(pupil(schedule=replace(ONE_STEP, precision="auto")))
     decided = "bfloat16" if there else "float32"
     assert {o["schedule"]["precision"] for o in out.records} == {decided}
-    monkeypatch.setattr(launching, "_execute", lambda job: pytest.fail("ran again"))
+    monkeypatch.setattr(ROOM["execute"], "execute", lambda job: pytest.fail("ran again"))
     again = launched(pupil(schedule=replace(ONE_STEP, precision=decided)))
     assert [o["key"] for o in again.records] == [o["key"] for o in out.records]
 
 
 def test_what_cannot_be_judged_is_refused_before_any_work(pupil, monkeypatch, home):
-    for name in ("pretrain", "finetune", "probe", "_untrained"):
-        monkeypatch.setattr(launching, name, lambda *_, **__: pytest.fail("worked"))
+    for name in ("pretrain", "finetune", "probe", "untrained_embedding"):
+        monkeypatch.setattr(ROOM[name], name, lambda *_, **__: pytest.fail("worked"))
     cases = {"nothing is there to probe": pupil("beginner"),
              "no head": pupil("headless", judge="finetune"),
              "windows of toy lack": pupil(signals=("ecg", "resp")),
@@ -692,12 +692,12 @@ def test_what_cannot_be_judged_is_refused_before_any_work(pupil, monkeypatch, ho
 
 
 def test_shuffled_labels_are_dealt_among_training_subjects_and_the_truth_stays(pupil, monkeypatch):
-    taught, fit = [], launching.probe
+    taught, fit = [], ROOM["probe"].probe
     def spy(x, truth, subjects, test, task, **more):
         taught.append(dict(zip(subjects.tolist(), truth.tolist())))
         assert all(taught[-1][s] == t for s, t in zip(subjects.tolist(), truth.tolist()))
         return fit(x, truth, subjects, test, task, **more)
-    monkeypatch.setattr(launching, "probe", spy)
+    monkeypatch.setattr(ROOM["probe"], "probe", spy)
     true = launched(pupil(folds=3))
     dealt = launched([o for seed in range(4)
                       for o in pupil(labels="shuffled", folds=3, seed=seed)])
@@ -727,11 +727,11 @@ def test_folds_of_a_cohort_let_one_pre_training_serve_all_its_tasks(pupil, monke
 
 
 def test_pre_training_may_see_the_same_people_in_windows_that_lie_closer(pupil, monkeypatch):
-    shown, train = [], launching.pretrain
+    shown, train = [], ROOM["pretrain"].pretrain
     def spy(method, windows, rows, *rest, **more):
         shown.append((windows.windowing.hop, windows.labels("subject")[rows].tolist()))
         return train(method, windows, rows, *rest, **more)
-    monkeypatch.setattr(launching, "pretrain", spy)
+    monkeypatch.setattr(ROOM["pretrain"], "pretrain", spy)
     usual = pupil(split="cohort", folds=3)
     close = [replace(o, schedule=o.schedule.but(hop=5.0)) for o in usual]
     asked = [launched(o, workers=1).predictions for o in (usual, close)]
@@ -748,11 +748,11 @@ def test_pre_training_may_see_the_same_people_in_windows_that_lie_closer(pupil, 
 
 
 def test_few_peoples_labels_are_told_and_all_their_signals_are_seen(pupil, monkeypatch):
-    told, fit, seen = [], launching.probe, spied(monkeypatch, "pretrain")
+    told, fit, seen = [], ROOM["probe"].probe, spied(monkeypatch, "pretrain")
     def spy(x, truth, subjects, *rest, **more):
         told.append(set(subjects.tolist()))
         return fit(x, truth, subjects, *rest, **more)
-    monkeypatch.setattr(launching, "probe", spy)
+    monkeypatch.setattr(ROOM["probe"], "probe", spy)
     shares = (1.0, .75, .5)
     outs = [launched(pupil(folds=3, labelled=o, schedule=replace(ONE_STEP, inner=2))) for o in shares]
     assert len(seen) == 3                                        # one pre-training a fold serves all shares
@@ -770,11 +770,11 @@ def test_few_peoples_labels_are_told_and_all_their_signals_are_seen(pupil, monke
 def test_fine_tuning_is_told_as_few_alone_and_stacked(pupil, monkeypatch):
     tuned = spied(monkeypatch, "finetune")
     launched(pupil(judge="finetune", folds=3, labelled=.5))
-    together, train = [], launching.finetune_stack
+    together, train = [], ROOM["finetune_stack"].finetune_stack
     def spy(methods, windows, rows, *rest, **more):
         together.extend(np.asarray(o).tolist() for o in rows)
         return train(methods, windows, rows, *rest, **more)
-    monkeypatch.setattr(launching, "finetune_stack", spy)
+    monkeypatch.setattr(ROOM["finetune_stack"], "finetune_stack", spy)
     launched(pupil(judge="finetune", folds=3, labelled=.5, seed=0, row="again",
                    schedule=replace(ONE_STEP, tune_epochs=2)), stacked=True)
     assert len(tuned) == 3 and all(len(o) == 9 for o in tuned)
@@ -862,11 +862,11 @@ def test_runs_that_fine_tune_a_measure_answer_in_its_unit(pupil):
 def test_pre_trained_weights_can_be_looked_into(pupil, monkeypatch):
     runs = pupil()
     out = launched(runs)
-    monkeypatch.setattr(launching, "pretrain", lambda *_, **__: pytest.fail("trained again"))
-    method, losses = launching.pretrained(runs[1])
+    monkeypatch.setattr(ROOM["pretrain"], "pretrain", lambda *_, **__: pytest.fail("trained again"))
+    method, losses = pretrained(runs[1])
     assert losses[-1] == out.records[1]["final_loss"] and not same_weights(method, fresh())
     with pytest.raises(MethodError, match="no pre-training"):
-        launching.pretrained(replace(runs[0], method="raw_moments", hyper=()))
+        pretrained(replace(runs[0], method="raw_moments", hyper=()))
 
 
 def test_the_keys_of_weights_know_what_determines_them_and_no_judge():
