@@ -345,6 +345,15 @@ def test_pre_training_elsewhere_is_done_once_for_all_folds_and_is_another(home, 
     assert (own != other).any()
 
 
+def test_pre_training_elsewhere_is_refused_where_somebody_tested_is_there_too(home, monkeypatch):
+    import biossl.train.runs as runs
+    known = runs.get_cohort
+    monkeypatch.setattr(runs, "get_cohort", lambda name, **options: known(
+        "simulated" if name == "simulated_activity" else name, **options))   # the same under another name
+    done = launch([run(abroad=("simulated_activity", run().options))], workers=1, device="cpu", progress=False)
+    assert not done.records and "of another cohort" in done.failures[0]["error"]
+
+
 def test_ones_own_cohort_is_not_elsewhere(home):
     with pytest.raises(RequestError, match="tested"): run(abroad=("simulated", ()))
     table = Table("demo", "99_demo", "A demonstration", "af", (

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biossl.data.errors import SplitError
-from biossl.data.splits import (assert_disjoint, assert_one_name, inner_folds, multilabel_folds,
+from biossl.data.splits import (assert_disjoint, assert_one_name, assert_strangers, inner_folds, multilabel_folds,
                                 released_folds, source_folds, subject_folds, subjects_by_class,
                                 window_folds)
 
@@ -312,3 +312,12 @@ def test_one_window_under_two_subjects_is_named():
     assert_one_name(store(x, list("aabbca")))        # the same person twice is no fault
     x[5] = x[0] = 0
     assert_one_name(store(x, list("aabbcc")))        # nor is a flat line
+
+
+def test_a_window_that_another_cohort_holds_too_is_named():
+    x, y = np.random.default_rng(0).normal(size=(2, 6, 1, 50)).astype(np.float32)
+    x[0] = y[0] = 0                                  # a flat line is nobody's
+    assert_strangers(store(x, list("aabbcc")), store(y, list("aabbcc")))   # names tell nothing
+    y[4] = x[2]
+    with pytest.raises(SplitError, match="rb, subject.*rz of another cohort"):
+        assert_strangers(store(x, list("aabbcc")), store(y, list("vwxyzz")))

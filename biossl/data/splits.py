@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['assert_disjoint', 'subject_folds', 'subjects_by_class', 'multilabel_folds', 'source_folds', 'cohort_folds',
-           'released_folds', 'window_folds', 'inner_folds', 'assert_one_name']
+           'released_folds', 'window_folds', 'inner_folds', 'assert_one_name', 'assert_strangers']
 
 # %% ../../nbs/data/splits.ipynb #5e3159f8
 import warnings
@@ -288,16 +288,31 @@ def inner_folds(subjects, strata=None, folds: int = 4, seed: int = 0) -> np.ndar
     return fold
 
 # %% ../../nbs/data/splits.ipynb #3ce98156
-def assert_one_name(windows, key: str | None = None, rows: int = 512):
-    "Raise `SplitError` naming two subjects of `windows` (a store) that share a window of `key`."
+def _digests(windows, key, rows: int = 512):
+    "Row and digest of each window of `key` that is no flat line: that is nobody's."
     import hashlib
-    array, subjects = windows.arrays[key or windows.signals[0]], windows.labels("subject")
-    names, owner = windows.labels("recording"), {}
+    array = windows.arrays[key or windows.signals[0]]
     for start in range(0, len(array), rows):
         for i, x in enumerate(np.asarray(array[start:start + rows]), start):
-            if (x == x[:, :1]).all(): continue  # a flat line is nobody's
-            first = owner.setdefault(hashlib.blake2b(x, digest_size=16).digest(), i)
-            if subjects[first] != subjects[i]:
-                raise SplitError(f"{names[first]} of subject {subjects[first]} has the same window "
-                                 f"as this of subject {subjects[i]}", where=names[i],
-                                 field="subject", remedy="drop one, or give both one subject")
+            if not (x == x[:, :1]).all(): yield i, hashlib.blake2b(x, digest_size=16).digest()
+
+
+def assert_one_name(windows, key: str | None = None):
+    "Raise `SplitError` naming two subjects of `windows` (a store) that share a window of `key`."
+    subjects, names, owner = windows.labels("subject"), windows.labels("recording"), {}
+    for i, digest in _digests(windows, key):
+        first = owner.setdefault(digest, i)
+        if subjects[first] != subjects[i]:
+            raise SplitError(f"{names[first]} of subject {subjects[first]} has the same window "
+                             f"as this of subject {subjects[i]}", where=names[i],
+                             field="subject", remedy="drop one, or give both one subject")
+
+
+def assert_strangers(windows, others, key: str | None = None):
+    "Raise `SplitError` naming a recording of `windows` (a store) of which `others` hold a window."
+    owner = {digest: i for i, digest in _digests(windows, key)}
+    for i, digest in _digests(others, key):
+        if digest in owner:
+            raise SplitError(f"has the same window as {others.labels('recording')[i]} of another "
+                             "cohort", where=windows.labels("recording")[owner[digest]],
+                             field="subject", remedy="pre-train on a cohort that shares nobody with it")

@@ -16,7 +16,7 @@ import torch
 
 from ..data.errors import MethodError, RequestError, StoreError
 from ..data.places import home
-from ..data.splits import assert_one_name
+from ..data.splits import assert_one_name, assert_strangers
 from ..data.store import pack, store_folder, store_key
 from .jobs import (Job, failure_of, origin_jobs, pretrained_method, seen_rows,
                                weights_folder, windows_in)
@@ -109,7 +109,9 @@ def _prepare(runs, workers, device):
             cohort, windows = _packed_once(run, workers, stores)
             dense = ""
             if run.pretrains and run.shown != run:
-                dense = str(_packed_once(run.shown, workers, stores)[1].folder)
+                seen = _packed_once(run.shown, workers, stores)[1]
+                if run.abroad: _once(stores, (windows.key, seen.key), assert_strangers, windows, seen)
+                dense = str(seen.folder)
             key, other = run_key(run, windows.key, device), {}
             if run.asks_harmed:
                 harmed = _once(stores, (windows.key, run.harm), _harmed, run, windows)

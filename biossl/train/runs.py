@@ -303,7 +303,8 @@ def pretraining_rows(run: Run, windows, train, test, dense=None) -> np.ndarray:
     Where folds are a cohort's own, those of everybody outside the fold, whatever the task. Windows
     of less quality than the schedule's `gate` are left out, and of each recording all but every
     so many-th. With `dense`, the same people's windows at the schedule's `hop`, they are rows of
-    those; so they are of another cohort's. Raises `SplitError` if a test subject is among them.
+    those. Raises `SplitError` if a test subject is among them. Of another cohort, which `launch`
+    has found to share nobody with this one, all are seen.
     """
     rows = _rows_of_training(run, windows, train, test)
     if run.abroad: windows, rows = dense, np.arange(len(dense))   # all of other people
