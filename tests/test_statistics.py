@@ -219,9 +219,9 @@ def test_bootstrap_equals_scikit_learns_weights():
 def test_chunks_do_not_change_the_result():
     answers = classed(5)
     draws = resample_answers(answers, 50)
-    whole = np.concatenate(list(draws.chunks(answers)))
+    whole = np.concatenate(list(draws.chunks(answers)), axis=1)
     parts = list(draws.chunks(answers, budget=3 * len(answers)))
-    assert len(parts) == 17 and (np.concatenate(parts) == whole).all()
+    assert len(parts) == 17 and (np.concatenate(parts, axis=1) == whole).all()
 
 
 def test_resamples_keep_every_stratum_and_are_the_same_for_the_same_seed():
@@ -365,7 +365,7 @@ def test_roc_curves_equal_plain_ones():
     answers = classed(7)
     draws = resample_answers(answers, 5)
     grid = np.linspace(0, 1, 101)
-    weights = np.concatenate(list(draws.chunks(answers)))
+    weights = np.concatenate(list(draws.chunks(answers)), axis=1)
     for b, found in enumerate(curve("roc", answers, weights)):
         k = windows_of(answers, draws, b)
         false, hits = plain_roc(answers.truth[k], answers.scores[k, 1])
@@ -375,7 +375,7 @@ def test_roc_curves_equal_plain_ones():
 def test_precision_is_read_by_the_step_rule():
     answers = classed(8)
     truth, score = answers.truth, answers.scores[:, 1]
-    found = curve("pr", answers, np.ones((1, len(answers))))[0]
+    found = curve("pr", answers, np.ones((len(answers), 1)))[0]
     for recall, precision in zip(np.linspace(0, 1, 101), found):
         fitting = [t for t in sorted(set(score), reverse=True)
                    if (truth[score >= t] == 1).sum() / (truth == 1).sum() >= recall - 1e-12]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from biossl.cohorts.registry import cohort_names
 from biossl.cohorts.statements import CLASSES
 from biossl.data.errors import RequestError, StoreError
-from biossl.evaluation.challenge import challenge_metrics, challenge_score
+from biossl.evaluation.challenge import (challenge_metrics, challenge_score, class_auprc, class_auroc,
+                                         macro)
 from biossl.evaluation.claims import Results, paired, stored_results
 from biossl.evaluation.tables import (COLUMNS, Row, Table, published_folder, published_table,
                                       published_value, rebuild, save, side_by_side,
@@ -102,11 +103,11 @@ def labelled(text=True, levels=LEVELS):
 
 
 def of_row(launched, row):
-    "Truth, scores, and calls at each fold's own thresholds."
+    "Truth, scores, calls at each fold's own thresholds, and folds."
     part = launched.predictions.query("row == @row")
     y = part[[f"truth_{o}" for o in CLASSES]].to_numpy()
     s = part[[f"score_{o}" for o in CLASSES]].to_numpy().astype(float)
-    return y, s, s >= np.array([LEVELS[k] for k in part.fold])
+    return y, s, s >= np.array([LEVELS[k] for k in part.fold]), part.fold.to_numpy()
 
 
 def made(table, launched):
@@ -127,12 +128,18 @@ def test_columns_rows_and_metrics_stand_in_their_order():
     assert frame.schedule[0] == "2 folds by subject, 1 seed; not trained"
 
 
-def test_values_are_those_of_pooled_windows_in_percent():
-    from sklearn.metrics import f1_score, roc_auc_score
+def auroc_of_folds(frame):
+    from sklearn.metrics import roc_auc_score
+    each = [(o.truth.sum() * (1 - o.truth).sum(), roc_auc_score(o.truth, o.score_1.astype(np.float32)))
+            for _, o in frame.groupby("fold")]
+    return np.average([o for _, o in each], weights=[pairs for pairs, _ in each])
+
+
+def test_values_are_those_of_all_windows_in_percent_rankings_within_folds():
+    from sklearn.metrics import f1_score
     frame, launched = made(TABLE, kept()), kept()
     two = launched.predictions.query("row == 'Two'")
-    auroc = roc_auc_score(two.truth, two.score_1.astype(np.float32))
-    assert line(frame, "Two")["mean"] == pytest.approx(100 * auroc, abs=1e-4)
+    assert line(frame, "Two")["mean"] == pytest.approx(100 * auroc_of_folds(two), abs=1e-4)
     f1 = f1_score(two.truth, two.score_1 > .5, average="macro")
     assert line(frame, "Two", "f1_macro")["mean"] == pytest.approx(100 * f1, abs=1e-4)
     subject = two.groupby("subject").agg(truth=("truth", "first"), p=("score_1", "mean"))
@@ -143,11 +150,9 @@ def test_values_are_those_of_pooled_windows_in_percent():
 
 
 def test_mean_and_sd_are_over_seeds():
-    from sklearn.metrics import roc_auc_score
     launched = kept(seeds=(0, 1, 2))
     two = launched.predictions.query("row == 'Two'")
-    each = [100 * roc_auc_score(o.truth, o.score_1.astype(np.float32))
-            for _, o in two.groupby("seed")]
+    each = [100 * auroc_of_folds(o) for _, o in two.groupby("seed")]
     found = line(made(TABLE, launched), "Two")
     assert found["mean"] == pytest.approx(np.mean(each), abs=1e-4)
     assert found.sd == pytest.approx(np.std(each, ddof=1), abs=1e-4)
@@ -167,8 +172,10 @@ def test_many_labels_are_called_at_the_thresholds_of_their_run():
     launched = labelled()
     frame, calls = made(LABELLED, launched), {}
     for row in ("Weak", "Strong"):
-        y, s, calls[row] = of_row(launched, row)
-        for name, value in challenge_metrics(y, s, calls[row]).items():
+        y, s, calls[row], folds = of_row(launched, row)
+        ranked = dict(challenge_auroc=macro(class_auroc(y, s, folds)),
+                      challenge_auprc=macro(class_auprc(y, s, folds)))
+        for name, value in (challenge_metrics(y, s, calls[row]) | ranked).items():
             assert line(frame, row, name)["mean"] == pytest.approx(100 * value, abs=6e-5)
     gap = line(frame, "Strong", "challenge")
     assert gap.difference == pytest.approx(100 * (challenge_score(y, calls["Strong"])
@@ -196,7 +203,7 @@ def test_many_labels_stand_beside_other_tables_and_are_rebuilt(tmp_path, text):
     assert stored.truth_AF[of_one].isna().all() and stored.truth_AF[~of_one].notna().all()
     assert ("truth" in storable(many.predictions)) == text
     results = stored_results(tmp_path, "table4")
-    y, s, calls = of_row(many, "Strong")
+    y, s, calls, _ = of_row(many, "Strong")
     found = results.estimate("Strong", "challenge")
     assert found.mean == pytest.approx(challenge_score(y, calls))
     assert (results.answers("Strong")[0].calls == calls).all()

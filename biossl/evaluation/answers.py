@@ -22,6 +22,7 @@ class Answers:
     subjects: np.ndarray
     classes: tuple = ()
     calls: np.ndarray | None = None   # (N, K) of many labels, where not decided by 0.5
+    folds: np.ndarray | None = None   # (N,): which model was asked, where there were several
 
     def __len__(self): return len(self.truth)
 
@@ -32,16 +33,21 @@ class Answers:
 
     def by_subject(self) -> "Answers":
         "One answer per subject: the mean score, and the class most of the subject's windows have."
-        names, index = np.unique(self.subjects, return_inverse=True)
+        names, first, index = np.unique(self.subjects, return_index=True, return_inverse=True)
+        folds = None if self.folds is None else self.folds[first]
+        if folds is not None and (folds[index] != self.folds).any(): folds = None   # asked of several
         calls = None if self.calls is None else means(self.calls, index, len(names)) >= 0.5
         return Answers(subject_truth(self, names), means(self.scores, index, len(names)), names,
-                       self.classes, calls if calls is None else calls.astype(int))
+                       self.classes, calls if calls is None else calls.astype(int), folds)
 
     def only(self, subjects) -> "Answers":
         "The answers for these subjects' windows."
-        keep = np.isin(self.subjects, subjects)
-        calls = None if self.calls is None else self.calls[keep]
-        return Answers(self.truth[keep], self.scores[keep], self.subjects[keep], self.classes, calls)
+        return self.rows(np.isin(self.subjects, subjects))
+
+    def rows(self, keep) -> "Answers":
+        "The answers of these rows."
+        calls, folds = (o if o is None else o[keep] for o in (self.calls, self.folds))
+        return Answers(self.truth[keep], self.scores[keep], self.subjects[keep], self.classes, calls, folds)
 
 
 def means(values, index, groups: int) -> np.ndarray:
@@ -63,7 +69,7 @@ def subject_truth(answers: Answers, subjects) -> np.ndarray:
 
 # %% ../../nbs/evaluation/answers.ipynb #4447dd1f
 def read_answers(predictions, classes=None, thresholds=None) -> dict[int, Answers]:
-    """The answers of one row by seed, folds pooled, from a predictions frame.
+    """The answers of one row by seed, its folds together, from a predictions frame.
 
     A class has a column `score_<class>` (`classes`: their names, else all that are in use; a
     quantity has only `score`); `truth` holds a class's name or its number; many labels have a
@@ -91,7 +97,8 @@ def _one_seed(part, columns, classes, row, thresholds) -> Answers:
     scores, truth = part[columns].to_numpy(float), _truth(part, classes, row)
     calls = _calls(part["run"], scores, thresholds, row) if thresholds and truth.ndim == 2 else None
     return Answers(truth, scores if classes else scores[:, 0],
-                   part["subject"].astype(str).to_numpy(), classes, calls)
+                   part["subject"].astype(str).to_numpy(), classes, calls,
+                   part["fold"].to_numpy() if "fold" in part else None)
 
 
 def _calls(runs, scores, thresholds, row) -> np.ndarray:

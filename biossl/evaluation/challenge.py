@@ -13,6 +13,7 @@ import numpy as np
 
 from ..cohorts.statements import CLASSES
 from ..data.errors import RequestError
+from .folds import pairs, positives, within
 
 # %% ../../nbs/evaluation/challenge.ipynb #9b3eacef
 # The places say what weights.csv of the challenge's evaluation package says, which is
@@ -193,14 +194,14 @@ def _each_class(function, truth, scores):
     return np.array([function(m, o) for m, o in zip(truth.T, scores.T)])
 
 
-def class_auroc(truth, scores) -> np.ndarray:
-    "AUROC of each class, `(K,)`; NaN where all or none have it."
-    return _each_class(_auroc, truth, scores)
+def class_auroc(truth, scores, folds=None) -> np.ndarray:
+    "AUROC of each class, `(K,)`, within `folds (N,)`; NaN where all or none have it."
+    return _each_class(within(_auroc, pairs, folds), truth, scores)
 
 
-def class_auprc(truth, scores) -> np.ndarray:
-    "Average precision of each class, `(K,)`; NaN where nobody has it."
-    return _each_class(_auprc, truth, scores)
+def class_auprc(truth, scores, folds=None) -> np.ndarray:
+    "Average precision of each class, `(K,)`, within `folds (N,)`; NaN where nobody has it."
+    return _each_class(within(_auprc, positives, folds), truth, scores)
 
 
 def auroc_official(truth, scores) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from ..data.errors import MethodError, RequestError, nearest
 from .challenge import (accuracy_all, challenge_score, class_auprc, class_auroc,
                                          class_f1, class_f2, class_g2, common, macro)
+from .folds import centred, pairs, positives, within
 
 # %% ../../nbs/evaluation/metrics.ipynb #3efc4aa5
 def decide(truth, scores) -> np.ndarray:
@@ -70,15 +71,23 @@ def _mcc(truth, predicted):
     return matthews_corrcoef(truth, predicted)
 
 # %% ../../nbs/evaluation/metrics.ipynb #560b19e6
-def _auroc(truth, scores):
+def _auroc(truth, scores, folds=None):
     "AUROC of the positive class, or the mean one-vs-rest AUROC over the rankable classes."
+    return _over_classes(within(_one_auroc, pairs, folds), truth, scores)
+
+
+def _average_precision(truth, scores, folds=None):
+    return _over_classes(within(_one_average_precision, positives, folds), truth, scores)
+
+
+def _one_auroc(member, score):
     from sklearn.metrics import roc_auc_score
-    return _over_classes(roc_auc_score, truth, scores)
+    return np.nan if member.all() or not member.any() else roc_auc_score(member, score)
 
 
-def _average_precision(truth, scores):
+def _one_average_precision(member, score):
     from sklearn.metrics import average_precision_score
-    return _over_classes(average_precision_score, truth, scores)
+    return np.nan if member.all() or not member.any() else average_precision_score(member, score)
 
 
 def _over_classes(score, truth, scores):
@@ -86,7 +95,7 @@ def _over_classes(score, truth, scores):
     fit = rankable(truth, scores.shape[1])
     if truth.ndim == 1 and scores.shape[1] == 2: fit = fit[fit == 1]
     if not len(fit): return np.nan
-    member = truth if truth.ndim == 2 else truth[:, None] == np.arange(scores.shape[1])
+    member = truth > 0 if truth.ndim == 2 else truth[:, None] == np.arange(scores.shape[1])
     return float(np.mean([score(member[:, k], scores[:, k]) for k in fit]))
 
 
@@ -112,10 +121,11 @@ def _rmse(truth, predicted):
     return root_mean_squared_error(truth, predicted)
 
 
-def _r(truth, predicted):
-    "Pearson's correlation; NaN where one of the two does not vary."
-    if len(truth) < 2 or not (np.ptp(truth) and np.ptp(predicted)): return np.nan
-    return float(np.corrcoef(truth, predicted)[0, 1])
+def _r(truth, predicted, folds=None):
+    "Pearson's correlation within `folds`: 0 of what does not vary, NaN where the truth does not."
+    truth, predicted = centred(truth, folds), centred(predicted, folds)
+    if not truth.any(): return np.nan
+    return float(np.corrcoef(truth, predicted)[0, 1]) if predicted.any() else 0.0
 
 
 def _bias(truth, predicted): return float(np.mean(predicted - truth))
@@ -128,8 +138,8 @@ _PER_CLASS = (("auroc", "AUROC", "ranks", class_auroc), ("auprc", "AUPRC", "rank
 
 def _mean_of(per_class, of_common: bool):
     "The mean of a function's values per class, over all classes or the common ones."
-    def function(truth, said):
-        return macro(per_class(truth, said)[common(truth) if of_common else slice(None)])
+    def function(truth, said, *folds):
+        return macro(per_class(truth, said, *folds)[common(truth) if of_common else slice(None)])
     return function
 
 
@@ -141,7 +151,7 @@ def _common_right(truth, calls):
 # %% ../../nbs/evaluation/metrics.ipynb #19613faa
 @dataclass(frozen=True)
 class Metric:
-    "A `function` of truth and, by `kind`, scores, classes (`hard`), quantities (`regression`)."
+    "A `function` of truth and, by `kind`, scores, classes (`hard`), quantities (`regression`); rankings: and folds."
     name: str
     title: str
     kind: str                        # scores, hard, regression; of many labels ranks or calls
@@ -152,6 +162,11 @@ class Metric:
     def percent(self) -> bool:
         "Shown times 100, as the papers do; quantities keep their unit."
         return self.kind != "regression"
+
+    @property
+    def ranking(self) -> bool:
+        "Scores are compared with each other, which those of two models cannot be."
+        return self.kind == "ranks" or self.name in ("auroc", "average_precision", "r")
 
     @property
     def chance(self) -> float:
@@ -204,11 +219,11 @@ def metric_title(name: str) -> str:
     return metric.title + (" (subjects)" if level == "subject" else "")
 
 
-def measure(name: str, truth, scores, calls=None) -> float:
+def measure(name: str, truth, scores, calls=None, folds=None) -> float:
     """The metric `name`, a fraction or in its unit; scores `(N, K)`, or a quantity `(N,)`.
 
-    `calls (N, K)`: what was decided of many labels, if not by the threshold 0.5. NaN where it is
-    not defined (one class, no variation). Raises `MethodError` on scores that are not finite,
+    `calls (N, K)`: what was decided of many labels, if not by the threshold 0.5; `folds (N,)`: which
+    model was asked, where there were several. NaN where it is not defined (one class, no variation). Raises `MethodError` on scores that are not finite,
     `RequestError` on a metric that does not fit the scores.
     """
     metric, truth, scores = find_metric(name)[0], np.asarray(truth), np.asarray(scores, float)
@@ -220,6 +235,7 @@ def measure(name: str, truth, scores, calls=None) -> float:
                            remedy="classes have scores (N, K), a quantity has (N,)")
     if metric.kind in ("ranks", "calls") and truth.ndim != 2:
         raise RequestError("is a metric of many labels", field=name, remedy="truth is (N, K)")
+    if metric.ranking: return float(metric.function(truth, scores, folds))
     if metric.kind not in ("hard", "calls"): return float(metric.function(truth, scores))
     return float(metric.function(truth, decide(truth, scores) if calls is None else calls))
 

@@ -151,13 +151,15 @@ def _twice(method, windows, test, whole, device):
 
 
 def _pooled(answers) -> Answers:
-    names = ("truth", "scores", "subjects")
-    return Answers(*(np.concatenate([getattr(o, k) for o in answers]) for k in names), answers[0].classes)
+    truth, scores, subjects = (np.concatenate([getattr(o, k) for o in answers])
+                               for k in ("truth", "scores", "subjects"))
+    folds = np.repeat(np.arange(len(answers)), [len(o) for o in answers])
+    return Answers(truth, scores, subjects, answers[0].classes, folds=folds)
 
 
 def _judged(answers, resamples) -> dict:
     name = "auroc" if answers.scores.ndim == 2 else "r"
-    value = measure(name, answers.truth, answers.scores)
+    value = measure(name, answers.truth, answers.scores, folds=answers.folds)
     low, high = middle(bootstrap(name, answers, resample_answers(answers, resamples)))
     return dict(measure=name, value=100 * value, low=100 * low, high=100 * high,
                 chance=50.0 if name == "auroc" else 0.0, windows=len(answers),

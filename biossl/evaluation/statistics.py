@@ -8,7 +8,7 @@ __all__ = ['Resamples', 'resample_subjects', 'resample_answers', 'resample_all',
            'subject_scores', 'Answers', 'read_answers', 'score_classes', 'subject_truth']
 
 # %% ../../nbs/evaluation/statistics.ipynb #da37b22a
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Iterator
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ from ..data.errors import RequestError
 from .answers import Answers, means, read_answers, score_classes, subject_truth
 from .challenge import (challenge_parts, class_auprc, class_auroc, class_f1, common,
                                          counted, f_of, g_of, scaled)
+from .folds import centred, drawn_within
 from .metrics import find_metric, measure, rankable
 
 _all_ = ["Answers", "read_answers", "score_classes", "subject_truth"]   # they lived here once
@@ -35,12 +36,17 @@ class Resamples:
         "What was found for some answers and will be asked again, as long as those live."
         return WeakKeyDictionary()
 
-    def chunks(self, answers: Answers, budget: int = 50_000) -> Iterator[np.ndarray]:
-        "Weights per window `(b, N)` as float, in parts of at most about `budget` numbers."
+    @cached_property
+    def _columns(self) -> np.ndarray:
+        "The weights `(S, B)` as float32, which holds sums of whole numbers exactly up to 16 million."
+        return np.ascontiguousarray(self.weights.T, np.float32)
+
+    def chunks(self, answers: Answers, budget: int = 500_000) -> Iterator[np.ndarray]:
+        "Weights per window `(N, b)`, in parts of at most about `budget` numbers."
         index = self.index(answers)
         step = max(1, budget // max(1, len(index)))
         for k in range(0, len(self.weights), step):
-            yield np.take(self.weights[k:k + step], index, axis=1).astype(float)
+            yield np.take(self._columns[:, k:k + step], index, axis=0)
 
     def index(self, answers: Answers) -> np.ndarray:
         "The position in `subjects` of each window's subject."
@@ -124,30 +130,43 @@ def _mcc(hit, support, chosen, n):
 
 # %% ../../nbs/evaluation/statistics.ipynb #b78f9391
 def _running(weights) -> np.ndarray:
-    "Running sums `(b, N + 1)` of `weights (b, N)`, beginning with 0."
-    total = np.zeros((len(weights), weights.shape[1] + 1))
-    np.cumsum(weights, axis=1, out=total[:, 1:])
+    "Running sums `(N + 1, b)` of `weights (N, b)`, beginning with 0."
+    total = np.zeros((len(weights) + 1, weights.shape[1]), weights.dtype)
+    np.cumsum(weights, axis=0, out=total[1:])
     return total
 
 
+def _sums_before(places, n: int):
+    "A function of weights `(n, b)` that gives the sums of the first so many, for each of `places (P,)`."
+    cuts = np.unique(np.append(0, places))
+    cuts = cuts[cuts < n]
+    at = np.searchsorted(cuts, places)   # n itself comes after all
+
+    def sums(weights):
+        if not n: return np.zeros((len(places), weights.shape[1]), weights.dtype)
+        return _running(np.add.reduceat(weights, cuts, axis=0))[at]
+    return sums
+
+
 def _auroc(member, score):
-    "A function of window weights `(b, N)` that gives the AUROC `(b,)` of `score` for `member`."
+    "A function of weights `(N, b)` that gives pairs won, and pairs, `(b,)` each."
     positive, negative = np.flatnonzero(member), np.flatnonzero(~member)
     negative = negative[np.argsort(score[negative], kind="stable")]
+    n, p = len(negative), len(positive)
     below, upto = (np.searchsorted(score[negative], score[positive], o) for o in ("left", "right"))
+    behind = _sums_before(np.concatenate([below, upto, [n]]), n)
 
     def auroc(weights):
-        ahead, behind = weights[:, positive], _running(weights[:, negative])
-        won = (ahead * (behind[:, below] + behind[:, upto])).sum(axis=1) / 2
-        pairs = ahead.sum(axis=1) * behind[:, -1]
-        return np.where(pairs > 0, _share(won, pairs), np.nan)
+        ahead, sums = weights[positive], behind(weights[negative])
+        won = np.einsum("pb,pb->b", ahead, sums[:p] + sums[p:-1], dtype=float) / 2
+        return won, ahead.sum(axis=0, dtype=float) * sums[-1]
     return auroc
 
 
 def _average_precision(member, score, alone=np.nan):
-    """A function of window weights `(b, N)` that gives the average precision `(b,)`.
+    """A function of weights `(N, b)` that gives the sum of precisions, and of positives, `(b,)` each.
 
-    `alone` is its value where there are no negatives.
+    `alone` is their ratio where there are no negatives; NaN: neither counts.
     """
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1) + 1
@@ -155,19 +174,23 @@ def _average_precision(member, score, alone=np.nan):
     hits = np.searchsorted(positive, ends)
     moved = np.diff(hits, prepend=0) > 0   # recall stands still elsewhere
     ends, hits = ends[moved], hits[moved]
+    passed = _sums_before(np.append(ends, len(order)), len(order))
 
     def average_precision(weights):
-        weights = weights[:, order]
-        found, passed = _running(weights[:, positive]), _running(weights)
-        total, reached = found[:, -1], found[:, hits]
-        steps = np.diff(reached, axis=1, prepend=0)
-        value = _share((steps * _share(reached, passed[:, ends])).sum(axis=1), total)
-        return np.where(total > 0, np.where(total < passed[:, -1], value, alone), np.nan)
+        weights = weights[order]
+        found, everybody = _running(weights[positive]), passed(weights)
+        total, reached = found[-1].astype(float), found[hits].astype(float)
+        precision = _share(reached, everybody[:-1])
+        part = np.einsum("pb,pb->b", np.diff(reached, axis=0, prepend=0), precision)
+        told = total < everybody[-1]
+        if np.isnan(alone): return np.where(told, part, 0), np.where(told, total, 0)
+        return np.where(told, part, alone * total), total
     return average_precision
 
 
 def _ranked(make, answers: Answers, resamples: Resamples) -> np.ndarray:
     "`make(member, score)` for the positive class, or its mean over the classes that can be ranked."
+    make = drawn_within(make, answers.folds)
     truth, scores = answers.truth, answers.scores
     fit = rankable(truth, scores.shape[1])
     if truth.ndim == 1 and scores.shape[1] == 2: fit = fit[fit == 1]
@@ -222,6 +245,7 @@ def _counted_draws(name, answers, resamples):
 
 def _ranked_draws(name, answers, resamples):
     make = dict(auroc=_auroc, auprc=partial(_average_precision, alone=1.0))[name]
+    make = drawn_within(make, answers.folds)
     member = answers.truth > 0
     return _each([make(member[:, k], answers.scores[:, k]) for k in range(member.shape[1])],
                  answers, resamples)
@@ -237,13 +261,17 @@ def _quantity(name: str, answers: Answers, resamples: Resamples) -> np.ndarray:
 
 
 def _correlation(answers, resamples):
-    "Pearson's correlation from sums of products about the means of all; NaN without variation."
-    x, y = answers.truth - answers.truth.mean(), answers.scores - answers.scores.mean()
-    facts = np.column_stack([np.ones(len(x)), x, y, x * x, y * y, x * y])
-    n, x, y, xx, yy, xy = _sums(facts, answers, resamples).T
-    spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
-    flat = spread <= 1e-20 * (n * n * xx * yy)
-    return np.where(flat, np.nan, _share(n * xy - x * y, np.sqrt(spread)))
+    "Pearson's correlation within folds, from sums of products; as `measure` where nothing varies."
+    folds = np.zeros(len(answers), int) if answers.folds is None else answers.folds
+    x, y = centred(answers.truth, folds), centred(answers.scores, folds)
+    facts, total = np.column_stack([np.ones(len(x)), x, y, x * x, y * y, x * y]), 0
+    for k in np.unique(folds):
+        n, x, y, xx, yy, xy = _sums(facts * (folds == k)[:, None], answers, resamples).T
+        total = total + np.array([xx, xx - _share(x * x, n), yy, yy - _share(y * y, n),
+                                  xy - _share(x * y, n)])
+    xx, of_truth, yy, of_said, both = total
+    r = _share(both, np.sqrt(np.maximum(of_truth * of_said, 0)))
+    return np.where(of_truth <= 1e-10 * xx, np.nan, np.where(of_said <= 1e-10 * yy, 0.0, r))
 
 
 def _brier(answers, resamples):
@@ -298,7 +326,7 @@ def estimate(name: str, seeds: dict[int, Answers], resamples: Resamples) -> Esti
     "The metric `name` (a fraction, or in its unit) of a row's answers by seed, with its draws."
     subject = find_metric(name)[1] == "subject"
     seen = [o.by_subject() if subject else o for o in seeds.values()]
-    values = [measure(name, o.truth, o.scores, o.calls) for o in seen]
+    values = [measure(name, o.truth, o.scores, o.calls, o.folds) for o in seen]
     draws = np.mean([bootstrap(name, o, resamples) for o in seeds.values()], axis=0)
     sd = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
     n = len(set().union(*(np.unique(o.subjects).tolist() for o in seen)))
@@ -342,7 +370,8 @@ def per_class(seeds: dict[int, Answers], resamples: Resamples):
     runs = list(seeds.values())
     columns = dict(positives=runs[0].truth.sum(axis=0))
     for name, function in _CLASS_VALUES.items():
-        found = [function(o.truth, o.decided if name == "f1" else o.scores) for o in runs]
+        found = [function(o.truth, o.decided) if name == "f1" else function(o.truth, o.scores, o.folds)
+                 for o in runs]
         draws = np.mean([class_draws(name, o, resamples) for o in runs], axis=0)
         low, high = np.transpose([middle(o) for o in draws])
         columns |= {name: np.mean(found, axis=0), f"{name}_low": low, f"{name}_high": high}
@@ -366,16 +395,17 @@ class Band:
 
 
 def curve(kind: str, answers: Answers, weights, points: int = 101) -> np.ndarray:
-    "ROC (`roc`) or precision-recall (`pr`) curves `(b, points)` for window weights `(b, N)`."
+    "ROC (`roc`) or precision-recall (`pr`) curves `(b, points)` for window weights `(N, b)`."
     if kind not in ("roc", "pr"): raise RequestError(f"no curve {kind}", remedy="roc or pr")
     if answers.scores.ndim != 2 or answers.scores.shape[1] != 2:
         raise RequestError("curves are drawn for two classes", field=kind)
+    if answers.folds is not None: return _folds_curve(kind, answers, weights, points)
     score, grid = answers.scores[:, 1], np.linspace(0, 1, points)
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1) + 1
-    weights, positive = weights[:, order], answers.truth[order] == 1
-    hits = _running(weights * positive)[:, np.r_[0, ends]]
-    false = _running(weights * ~positive)[:, np.r_[0, ends]]
+    weights, positive = weights[order], (answers.truth[order] == 1)[:, None]
+    hits, false = (_running(o)[np.r_[0, ends]].T.astype(float)
+                   for o in (weights * positive, weights * ~positive))
     recall = _share(hits, hits[:, -1:] + np.zeros_like(hits))
     if kind == "roc":
         alarms = _share(false, false[:, -1:] + np.zeros_like(false))
@@ -385,11 +415,22 @@ def curve(kind: str, answers: Answers, weights, points: int = 101) -> np.ndarray
     return np.stack([p[k] for p, k in zip(precision, first)])
 
 
+def _folds_curve(kind, answers, weights, points):
+    "The folds' curves, averaged as AUROC and average precision are."
+    positive, lines, shares = answers.truth == 1, 0, 0
+    for k in (np.flatnonzero(answers.folds == o) for o in np.unique(answers.folds)):
+        one = replace(answers.rows(k), folds=None)
+        with_it, all_of_them = (o.sum(0, dtype=float)[:, None] for o in (weights[k[positive[k]]], weights[k]))
+        share = with_it * (all_of_them - with_it) if kind == "roc" else with_it
+        lines, shares = lines + share * curve(kind, one, weights[k], points), shares + share
+    return _share(lines, shares + np.zeros_like(lines))
+
+
 def curve_band(kind: str, seeds: dict[int, Answers], resamples: Resamples,
                points: int = 101) -> Band:
     "The mean curve over seeds with its band over resamples of subjects."
     seeds = list(seeds.values())
-    y = np.mean([curve(kind, o, np.ones((1, len(o))), points)[0] for o in seeds], axis=0)
+    y = np.mean([curve(kind, o, np.ones((len(o), 1)), points)[0] for o in seeds], axis=0)
     drawn = np.mean([np.concatenate([curve(kind, o, weights, points)
                                      for weights in resamples.chunks(o)]) for o in seeds], axis=0)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
