@@ -15,7 +15,7 @@ from biossl.methods.contract import get_config, method_class
 from biossl.papers.cgdmer import figure2, free, learners, shares, table1, table3, variants
 from biossl.papers.cgdmer_zeroshot import controls, rhythms, table2, withheld
 from biossl.train.launch import launch
-from biossl.train.probe import probe_labels
+from biossl.train.probe import boost_labels, probe_labels
 from biossl.train.runs import split_rows, weights_key
 
 TABLES = (*table1, *table3, *figure2)
@@ -70,12 +70,15 @@ def test_a_variant_is_the_whole_but_for_the_losses_it_names(name, change, _):
 
 # ---- few labels --------------------------------------------------------------------------------
 
-def test_where_few_labels_teach_nothing_each_class_is_as_likely_as_it_was():
+def test_one_example_is_learned_from_where_few_are_told_and_none_is_as_likely_as_it_was():
     rng = np.random.default_rng(0)
-    x, truth = rng.normal(size=(6, 3)), np.eye(6, 2)
-    with pytest.raises(SplitError): probe_labels(x, truth, np.arange(6), x, ("a", "b"))
-    said = probe_labels(x, truth, np.arange(6), x, ("a", "b"), few=True).scores
-    np.testing.assert_allclose(said, np.full((6, 2), 1 / 6))
+    x, truth = rng.normal(size=(6, 3)), np.c_[np.eye(6, 2), np.zeros(6)]
+    x[:2, 0] = 4, -4
+    with pytest.raises(SplitError): probe_labels(x, truth, np.arange(6), x, ("a", "b", "c"))
+    said = probe_labels(x, truth, np.arange(6), x, ("a", "b", "c"), few=True).scores
+    assert said[:, 0].argmax() == 0 and said[:, 1].argmax() == 1 and not said[:, 2].any()
+    boosted = boost_labels(x, truth, np.arange(6), x, ("a", "b", "c"), few=True).scores
+    assert not boosted[:, 2].any() and (boosted[:, :2] > 0).all()
 
 
 def test_one_share_of_the_people_can_be_told_so_few_that_all_is_guessed(home):

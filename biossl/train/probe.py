@@ -116,15 +116,15 @@ def _told(x, truth, subjects, classes, few=False) -> np.ndarray:
     if not np.isin(y, (0, 1)).all():
         raise MethodError("a label is neither 0 nor 1", field="truth",
                           remedy="leave windows out whose labels are missing")
-    if not (few or _learnable(y).any()):
+    if not (few or _learnable(y, FEWEST).any()):
         raise SplitError(f"none of {len(classes)} labels has {FEWEST} training windows with it "
                          "and without", remedy="fewer folds, or a larger cohort")
     return y.astype(int)
 
 
-def _learnable(y) -> np.ndarray:
+def _learnable(y, least) -> np.ndarray:
     with_it = y.sum(0)
-    return (with_it >= FEWEST) & (len(y) - with_it >= FEWEST)
+    return (with_it >= least) & (len(y) - with_it >= least)
 
 
 def _label_splits(subjects, y, folds, seed):
@@ -136,18 +136,18 @@ def _label_splits(subjects, y, folds, seed):
     return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(fold.max() + 1)]
 
 
-def _each_label(fit, x, y, test) -> np.ndarray:
-    "Probabilities `(M, K)` of the models `fit(x, y[:, k])`, or the label's frequency."
+def _each_label(fit, x, y, test, least) -> np.ndarray:
+    "Probabilities `(M, K)` of the models `fit(x, y[:, k])`, or the label's frequency if too few have it."
     said = np.tile(y.mean(0), (len(test), 1))
-    for k in np.flatnonzero(_learnable(y)):
+    for k in np.flatnonzero(_learnable(y, least)):
         said[:, k] = fit(x, y[:, k]).predict_proba(test)[:, 1]
     return said
 
 
-def _held_out(fit, x, y, splits) -> np.ndarray:
+def _held_out(fit, x, y, splits, least) -> np.ndarray:
     "What models that did not see a training window say of it: `(N, K)`."
     held = np.full(y.shape, np.nan)
-    for a, b in splits: held[b] = _each_label(fit, x[a], y[a], x[b])
+    for a, b in splits: held[b] = _each_label(fit, x[a], y[a], x[b], least)
     return held
 
 
@@ -161,16 +161,17 @@ def probe_labels(x, truth, subjects, test, classes, *, penalties=(0.01, 0.1, 1.0
     """`Probed` with a probability of each of `classes` by itself.
 
     `truth (N, K)` is 0 or 1. A class that cannot be learned is as likely as it was in training. Raises
-    `MethodError` for other labels, `SplitError` if none can be learned, unless `few` are told.
+    `MethodError` for other labels, `SplitError` if none can be learned; where `few` labels are told, one
+    example is enough, and none no error.
     """
-    y = _told(x, truth, subjects, classes, few)
+    y, least = _told(x, truth, subjects, classes, few), 1 if few else FEWEST
     scale = Scaler(x)
     x, test = scale(x), scale(test)
     splits = _label_splits(subjects, y, inner, seed) if len(penalties) > 1 else []
     fits = [lambda a, b, c=c: _logistic(a, b, c, seed) for c in penalties]
-    costs = [_mean_log_loss(y, _held_out(fit, x, y, splits)) for fit in fits] if splits else []
+    costs = [_mean_log_loss(y, _held_out(fit, x, y, splits, least)) for fit in fits] if splits else []
     best = int(np.argmin(costs)) if costs else len(penalties) // 2
-    return Probed(_each_label(fits[best], x, y, test), float(penalties[best]))
+    return Probed(_each_label(fits[best], x, y, test, least), float(penalties[best]))
 
 # %% ../../nbs/train/probe.ipynb #850e91d7
 def _boosted(x, y, seed):
@@ -186,10 +187,10 @@ def boost_labels(x, truth, subjects, test, classes, *, seed=0, few=False) -> Pro
     Errors as in `probe_labels`; there is no penalty (NaN).
     """
     from threadpoolctl import threadpool_limits
-    y = _told(x, truth, subjects, classes, few)
+    y, least = _told(x, truth, subjects, classes, few), 1 if few else FEWEST
     x, test = _checked(x), _checked(test)
     with threadpool_limits(1):   # runs stand side by side
-        return Probed(_each_label(lambda a, b: _boosted(a, b, seed), x, y, test), np.nan)
+        return Probed(_each_label(lambda a, b: _boosted(a, b, seed), x, y, test, least), np.nan)
 
 # %% ../../nbs/train/probe.ipynb #fc38531b
 ALPHAS = tuple(10.0 ** np.arange(-2, 5))   #: penalties of the ridge regression
