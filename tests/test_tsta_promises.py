@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from biossl.data.harms import KINDS
+from biossl.data.store import pack
 from biossl.evaluation.claims import Results
-from biossl.evaluation.promises import PLAIN, at_level, leads, loses_less
+from biossl.evaluation.promises import PLAIN, at_level, leads, loses_less, read_shifts
 from biossl.papers.tsta import table1
 from biossl.papers.tsta_ablation import table2
 from biossl.papers.tsta_promises import (asked, clock, homes, late, missing, motion, noise, people, promise_clock,
@@ -151,6 +152,21 @@ def test_leads_are_differences_of_what_the_rows_reach_and_gains_differences_of_l
         assert np.isclose(found.difference[level], value("A", level) - value("B", level), atol=1e-3)
     assert np.isclose(found.gained["bad"], found.difference["bad"] - found.difference[PLAIN], atol=1e-3)
     assert found.gained_low["bad"] <= found.gained["bad"] <= found.gained_high["bad"]
+
+
+def test_what_is_read_later_is_counted_from_the_clean_recording_and_by_person(home, monkeypatch):
+    import biossl.evaluation.promises as room
+    run = replace(run_of(promise_clock, at_level(tuned.name, PLAIN), "smoke"), folds=2)
+    clean = pack(*run.source()).key
+    read = {"0.5 s": 0.4, "1 s": 0.7}
+    harms = clock["PPG later by"]
+    keys = {pack(*replace(run, harm=harms[o]).asked_source()).key: o for o in read}
+    monkeypatch.setattr(room, "_read", lambda method, windows, rows: np.full(
+        len(rows), 0.1 if windows.key == clean else 0.1 + read[keys[windows.key]]))
+    found = read_shifts([run], {o: harms[o] for o in read}, "cpu")
+    assert set(found.late) == {0.5, 1.0} and found.groupby("late").subject.nunique().min() > 1
+    assert not found.duplicated(["late", "subject"]).any() and clean not in keys
+    for o, value in read.items(): assert np.allclose(found[found.late == harms[o].level].read, value)
 
 
 # ---- the chapter -----------------------------------------------------------------------------
