@@ -6,12 +6,13 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion 10_cgdmer
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 COHORT_06_xmae           ?= open_pairs
 COHORT_07_xmae_transfer  ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
+COHORT_10_cgdmer         ?= ptb_xl_text
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \

@@ -294,6 +294,16 @@ def test_each_task_has_a_panel_with_dots_and_intervals():
     assert dotted == [{50}, set(), {0}]
 
 
+def test_what_a_paper_printed_stands_beside_what_was_found():
+    frame = pd.concat([results("AF", published=[np.nan, 55, np.nan, 90]), results("sex", published=np.nan)])
+    fig, = draw_tasks(frame, floors=ROWS[:2])
+    diamonds = [[(x, y) for o in axis.get_lines() if o.get_marker() == "D" for x, y in o.get_xydata()
+                 if np.isfinite(x)] for axis in fig.axes]
+    assert diamonds == [[(55, 2), (90, 0)], []] and dots(fig.axes[0]) == {3: 50, 2: 60, 1: 70, 0: 80}
+    assert [o.get_text() for o in fig.legends[0].get_texts()] == ["paper, on other recordings"]
+    assert not draw_tasks(results("AF"), floors=ROWS[:2])[0].legends
+
+
 def test_ours_stands_out_and_floors_do_not():
     fig, = draw_tasks(results("AF"), floors=ROWS[:2])
     colours = {y: o.get_color() for o in fig.axes[0].get_lines() if o.get_marker() == "o"

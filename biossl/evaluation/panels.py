@@ -263,7 +263,8 @@ def draw_tasks(frame, highlight=("xMAE",), floors=(), at_once: int = 6) -> list:
     """Figures of at most `at_once` tasks: a panel for each, its rows as dots with intervals.
 
     `frame` has `task`, `row`, `metric` (one a task), `mean`, `low`, `high`, `n`, and if need be
-    `unit`; rows to `highlight` are blue, `floors` grey. Raises `RequestError`.
+    `unit` and `published`, the paper's value; rows to `highlight` are blue, `floors` grey. Raises
+    `RequestError`.
     """
     _check_tasks(frame, [*highlight, *floors])
     tasks = list(dict.fromkeys(frame["task"]))
@@ -306,6 +307,8 @@ def _draw_tasks(frame, tasks, highlight, floors):
             label.set(color=_tone(row, highlight, floors, "black"),
                       weight="bold" if row in highlight else "normal")
     axes[0, 0].set_ylim(-0.7, len(rows) - 0.3)
+    printed = {name: o for axis in axes.flat for o, name in zip(*axis.get_legend_handles_labels())}
+    if printed: fig.legend(printed.values(), printed, loc="outside upper right")
     return fig
 
 
@@ -322,6 +325,9 @@ def _task(axis, task, part, highlight, floors):
         if np.isfinite(line["mean"]): _dot(axis, y, line, _tone(row, highlight, floors, "orange"))
         else: axis.annotate("no result", (0.02, y), xycoords=("axes fraction", "data"),
                             va="center", color=COLOURS["grey"], fontsize=8)
+    if "published" in part and part["published"].notna().any():
+        axis.plot(part["published"], np.arange(len(part))[::-1], "D", ms=4.5, mfc="none",
+                  mec=COLOURS["vermilion"], label="paper, on other recordings")
     known = find_metric(metric)[0]
     chance = known.chance * (100 if known.percent else 1)
     if np.isfinite(chance): axis.axvline(chance, color=COLOURS["grey"], ls=":", lw=1.2)
