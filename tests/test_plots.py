@@ -106,6 +106,8 @@ def test_differences_are_full_dots_where_they_can_be_told_from_nothing():
     assert axis.get_xlabel() == "Challenge score − as intended, points"
     positive = gaps().assign(difference=8, low=5, high=11)
     assert len(full_and_hollow(differences(positive, "challenge").axes[0])[0]) == 3
+    with pytest.raises(RequestError, match="no interval"):      # a table's, of means
+        differences(gaps().assign(difference=8, low=50, high=60), "challenge")
 
 
 def test_arms_stand_in_the_same_order_in_every_panel():

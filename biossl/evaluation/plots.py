@@ -129,6 +129,10 @@ def differences(frame, metric: str, against: str = ""):
     """
     part = _of_metric(frame, metric)
     part = part.assign(mean=part["difference"])
+    known = part.dropna(subset=["mean", "low", "high"])
+    if len(known) and not known["mean"].between(known["low"], known["high"]).any():
+        raise RequestError("no interval holds its difference", field="frame",
+                           remedy="intervals of differences, as `claims` gives; a table's are of means")
     y, told = np.arange(len(part))[::-1], (part["low"] > 0) | (part["high"] < 0)
     fig, axis = _subplots(5.6, 0.9 + 0.36 * len(part))
     axis.axvline(0, color=COLOURS["grey"], ls=":", lw=1.2)
