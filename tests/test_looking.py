@@ -105,6 +105,30 @@ def test_a_map_at_random_is_at_chance(blocked):
     assert frame.loc["share in true leads", "chance"] == pytest.approx(4 / 12)
 
 
+def test_only_so_many_windows_of_a_finding_are_looked_at(monkeypatch, blocked):
+    import biossl.evaluation.knowledge as knowledge
+    import biossl.train.launch as launch
+    from biossl.evaluation import looking as room
+    ecg, where = blocked
+
+    class Windows:
+        def batch(self, rows, keys): return dict(ecg=ecg[rows])
+        def labels(self, key): return np.zeros(len(ecg)) if key == "start" else np.arange(len(ecg)).astype(str)
+
+    class Run:
+        class windowing: seconds = 10.0
+        def source(self): return None, None, None
+
+    monkeypatch.setattr(knowledge, "opened", lambda run: (Windows(), None))
+    monkeypatch.setattr(launch, "split_rows", lambda run, windows, task: (None, np.arange(len(ecg))))
+    monkeypatch.setattr(room, "placed_findings", lambda cohort, windows, rows: dict(
+        block=(list(rows), list(where)), rare=([3], [where[3]])))
+    monkeypatch.setattr(room, "nearness", lambda method, text, device: reads(0))
+    found = room.looks_of(Run(), None, dict(block="", rare=""), most=2, tiles=4, device="cpu")
+    assert found["block"].subjects.tolist() == ["0", "1"] and found["rare"].subjects.tolist() == ["3"]
+    assert list(room.looks_of(Run(), None, dict(rare=""), findings=("rare", "none"), device="cpu")) == ["rare"]
+
+
 def test_folds_are_joined_and_drawn():
     look = Look(np.ones((2, 12, 4)), np.ones((2, 12, 4), bool), np.array(["a", "b"]),
                 np.random.default_rng(0).normal(size=(2, 12, 40)))

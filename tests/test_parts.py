@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from biossl.cohorts.registry import Task
 from biossl.data.errors import MethodError, RequestError, SplitError
-from biossl.evaluation.parts import directions, ecg_parts, half, identified, probed
+from biossl.evaluation.metrics import measure
+from biossl.evaluation.parts import _pooled, directions, ecg_parts, half, identified, probed
 from biossl.nn.alignment import disentangled
 
 SEX = Task("sex", "sex", "binary", ("male", "female"))
@@ -103,6 +104,44 @@ def test_halves_are_told_apart_and_fill_the_window(samples):
         assert part.shape == x.shape
         np.testing.assert_array_equal(part, np.concatenate([own] * 3, -1)[..., :samples])
     np.testing.assert_array_equal(half(torch.tensor(x), 1), last)
+
+
+class Parted(torch.nn.Module):
+    "Its embedding is the ECG's first values; one head doubles them, the other turns their sign."
+    name, embed_keys = "parted", ("ecg",)
+    class size: width = 3
+    class config: out = 3
+    class heads:
+        shared, specific = dict(ecg=lambda x: 2 * x), dict(ecg=lambda x: -x)
+
+    def read(self, batch): return batch["ecg"]
+    def encoder(self, ecg): return ecg[:, 0, :3]
+
+
+class Drawn:
+    cohort, signals = "drawn", ("ecg",)
+    ecg = np.random.default_rng(0).normal(size=(5, 2, 4)).astype(np.float32)
+    def batch(self, rows, keys): return dict(ecg=self.ecg[rows])
+
+
+def test_parts_are_the_encoders_and_each_heads_own():
+    rows = np.array([4, 0, 2])
+    found = ecg_parts(Parted(), Drawn(), rows)
+    for part, scale in (("embedding", 1), ("shared", 2), ("specific", -1)):
+        np.testing.assert_allclose(found[part], scale * Drawn.ecg[rows, 0, :3])
+    changed = ecg_parts(Parted(), Drawn(), rows, change=lambda x: x + 1)
+    np.testing.assert_allclose(changed["specific"], -Drawn.ecg[rows, 0, :3] - 1, rtol=1e-6)
+
+
+def test_what_probes_of_folds_say_is_ranked_within_folds():
+    keeps, tells, people, recordings, af = planted()
+    sides = [(people < 20, people >= 20), (people >= 20, people < 20)]
+    folds = [probed(tells, np.c_[af, 1 - af], people, *(np.flatnonzero(o) for o in side), DX) for side in sides]
+    both = _pooled(folds)
+    assert both.folds.tolist() == [0] * 80 + [1] * 80 and len(both) == 160
+    both.scores[80:] += 5
+    assert measure("auroc", both.truth, both.scores, folds=both.folds) == pytest.approx(np.average(
+        [measure("auroc", o.truth, o.scores) for o in folds], weights=[o.truth[:, 0].sum() * o.truth[:, 1].sum() for o in folds]))
 
 
 def test_who_has_no_specific_part_is_refused():

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..data.errors import MethodError, RequestError
 from .plots import COLOURS, styled
-from .statistics import Estimate
 from .sums import mean_over
 
 # %% ../../nbs/evaluation/looking.ipynb #bb06dc21
@@ -104,10 +103,6 @@ def lead_shares(look: Look) -> tuple[np.ndarray, np.ndarray]:
     return np.where(asked, within, np.nan), np.where(asked, count / leads.shape[1], np.nan)
 
 
-def _over_people(values, subjects, resamples) -> Estimate:
-    return mean_over(values, subjects, resamples)
-
-
 def looking(looks: dict, resamples: int = 2000):
     """A frame of finding, measure, value, low, high, chance, windows, people, of `{finding: Look}`.
 
@@ -121,7 +116,7 @@ def looking(looks: dict, resamples: int = 2000):
                                        ("share in true leads", shares, chance)):
             known = np.isfinite(values)
             if not known.any(): continue
-            found = _over_people(values, look.subjects, resamples)
+            found = mean_over(values, look.subjects, resamples)
             low, high = found.interval
             lines.append(dict(finding=finding, measure=measure, value=found.mean, low=low, high=high,
                               chance=level[known].mean(), windows=int(known.sum()), people=found.n))
