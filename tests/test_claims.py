@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from biossl.cohorts.registry import get_cohort
 from biossl.data.errors import MethodError, RequestError
 from biossl.data.store import Windowing, pack
-from biossl.evaluation.alignment import (arrival_times, clock_errors, moves, read_warps,
+from biossl.evaluation.alignment import (arrival_times, clock_errors, follows, moves, read_warps,
                                          relative_shifts, tested_warps, undoes)
 from biossl.evaluation.anatomy import anatomy, draw
 from biossl.evaluation.calibration import calibration_error, reliability
@@ -172,9 +172,9 @@ def test_clock_errors_are_what_a_clock_adds_to_the_same_hearts(home):
         clock_errors(get_cohort("mimic_perform_af"), windows)
 
 
-def warps_of(read):
+def warps_of(read, fold=(0, 0, 0, 0, 0)):
     "Warps of five people's three windows each, the PPG read `read (5,)` s later."
-    frame = pd.DataFrame(dict(window=range(15), subject=np.repeat(list("abcde"), 3)))
+    frame = pd.DataFrame(dict(window=range(15), subject=np.repeat(list("abcde"), 3), fold=np.repeat(fold, 3)))
     parts = [frame.assign(signal="ecg", seconds=0.0), frame.assign(signal="ppg",
                                                                    seconds=np.repeat(read, 3))]
     return pd.concat(parts, ignore_index=True).assign(samples=lambda o: 42 * o.seconds)
@@ -186,6 +186,11 @@ def test_shifts_are_told_for_each_person_and_judged():
     assert shifts.index.tolist() == list("abcde") and np.allclose(shifts.read, 0.5 * delay)
     assert undoes("", shifts).verdict == STANDS and "50.0 %" in undoes("", shifts).evidence
     assert undoes("", shifts.assign(read=-shifts.read)).verdict == FALLS
+    fold = np.array([0, 1, 0, 1, 0])                            # one network's warp begins elsewhere
+    apart = relative_shifts(warps_of(0.5 * delay + 3 * fold, fold), np.repeat(delay, 3))
+    assert apart.fold.tolist() == fold.tolist() and follows(apart)[0] == pytest.approx(1)
+    assert "50.0 %" in undoes("", apart).evidence
+    assert np.isnan(follows(shifts.assign(read=0.3))[0])
     assert moves("", warps_of(np.full(5, 0.1)).query("signal == 'ppg'")).verdict == STANDS
     assert moves("", warps_of(np.full(5, 0.02))).verdict == FALLS
 

@@ -12,6 +12,7 @@ import torch
 
 from ..data.errors import MethodError, RequestError
 from .claims import FALLS, OPEN, STANDS, Statement
+from .folds import centred
 from .knowledge import opened
 from .plots import COLOURS, styled
 from ..methods.contract import as_tensor
@@ -102,24 +103,25 @@ def relative_shifts(warps, delays):
     """Per subject: how much later the PPG is read than the ECG, and its true delay; in s.
 
     `warps` as of `tested_warps`, `delays (N,)` of all windows. A frame indexed by subject with the
-    columns `read` and `delay`, medians over windows (and seeds).
+    columns `read` and `delay`, medians over windows (and seeds), and the subject's `fold`.
     """
     wide = warps.pivot_table(index=["subject", "window"], columns="signal", values="seconds")
     if not {"ecg", "ppg"} <= set(wide): raise RequestError("needs the warps of both signals")
     frame = (wide["ppg"] - wide["ecg"]).rename("read").reset_index()
     frame["delay"] = np.asarray(delays)[frame["window"]]
-    return frame.groupby("subject")[["read", "delay"]].median().dropna()
+    fold = warps.groupby("subject")["fold"].first()
+    return frame.groupby("subject")[["read", "delay"]].median().dropna().join(fold)
 
 
 def follows(shifts, draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    "Correlation of `read` with `delay` over subjects, with its 95 % interval (bootstrap)."
-    from biossl.evaluation.statistics import Answers, bootstrap, middle, resample_answers
+    "Correlation of `read` with `delay` over the subjects of each fold, with its 95 % interval (bootstrap)."
+    from biossl.evaluation.statistics import Answers, bootstrap, measure, middle, resample_answers
     answers = Answers(shifts["delay"].to_numpy(), shifts["read"].to_numpy(),
-                      shifts.index.to_numpy().astype(str))
+                      shifts.index.to_numpy().astype(str), folds=shifts["fold"].to_numpy())
     drawn = bootstrap("r", answers, resample_answers(answers, draws, seed))
-    flat = not (np.ptp(answers.truth) and np.ptp(answers.scores))
-    r = np.nan if flat else float(np.corrcoef(answers.truth, answers.scores)[0, 1])
-    return (r, *middle(drawn))
+    alike = not centred(answers.scores, answers.folds).any()
+    return (np.nan if alike else measure("r", answers.truth, answers.scores, folds=answers.folds),
+            *middle(drawn))
 
 # %% ../../nbs/evaluation/alignment.ipynb #7fa7a63c
 def moves(claim: str, warps) -> Statement:
@@ -135,7 +137,8 @@ def undoes(claim: str, shifts) -> Statement:
     "The claim that the PPG is read later where it is later, from person to person."
     r, low, high = follows(shifts)
     if np.isnan(r): return Statement(claim, FALLS, "It reads every person alike.")
-    slope = np.polyfit(shifts["delay"], shifts["read"], 1)[0]
+    delay, read = (centred(shifts[o], shifts["fold"]) for o in ("delay", "read"))
+    slope = delay @ read / max(delay @ delay, 1e-12)
     found = STANDS if low > 0 else FALLS if high < 0 else OPEN
     return Statement(claim, found, f"Correlation over {len(shifts)} people {r:+.2f} [{low:+.2f}, "
                                    f"{high:+.2f}]; {100 * slope:.1f} % of the delay is undone.")
@@ -168,13 +171,14 @@ def draw_warps(warps):
 
 @styled
 def draw_follows(groups: dict):
-    "Per person, how much later the PPG is read than the ECG, against its delay: `{title: shifts}`."
+    "Per person, how much later the PPG is read than the ECG, against its delay; folds at one level."
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, len(groups), figsize=(3.6 * len(groups) + 0.4, 3.4), squeeze=False)
     for axis, (title, shifts) in zip(axes[0], groups.items()):
         ends = np.array([shifts["delay"].min(), shifts["delay"].max()])
         axis.plot(ends, ends, ":", color=COLOURS["grey"], lw=1.2, label="undone")
-        axis.plot(shifts["delay"], shifts["read"], "o", ms=5, alpha=0.75, mew=0,
+        read = centred(shifts["read"], shifts["fold"]) + shifts["read"].mean()
+        axis.plot(shifts["delay"], read, "o", ms=5, alpha=0.75, mew=0,
                   color=COLOURS["blue"])
         axis.set(title=title, xlabel="PPG later than ECG by, s", ylabel="read later by, s")
         axis.title.set_size(10)
