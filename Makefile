@@ -13,6 +13,7 @@ COHORT_06_xmae           ?= open_pairs
 COHORT_07_xmae_transfer  ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
 COHORT_10_cgdmer         ?= ptb_xl_text
+OPTIONS_04_tsta          ?= -p also activity
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \

@@ -207,15 +207,10 @@ def test_what_is_asked_of_our_runs_is_declared(paper):
         tables, rows = asked_of(claim.ours)
         for name, metrics in tables.items():
             assert metrics and all(find_metric(o)[0].higher_is_better for o in metrics)
-            if name in TO_COME: continue
             assert name in tables_of_all(), claim.says
             table = tables_of_all()[name]
             assert set(rows) <= {o.name for o in table.rows}, claim.says
             assert metrics <= set(table.metrics), claim.says
-
-
-#: Tables that sentences wait for.
-TO_COME = {"04_tsta/table3", "04_tsta/table4"}
 
 
 BROKEN = [("says = 1\n", "where"), ('says = "x"\nwhere = "y"\nprinted = {kind = "exceed"}', "exceeds"),
