@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from biossl.data.errors import MethodError, RequestError
 from biossl.evaluation.retrieval import (DIRECTIONS, Gallery, chance_median, chance_within, first_rank, gallery,
-                                         median_rank, ranks, retrieval)
+                                         median_rank, ranks, retrieval, text_cosines)
 from biossl.evaluation.statistics import resample_subjects
 
 
@@ -151,6 +151,18 @@ class Few:
         return dict(report=self.texts, subject=np.array(list("abcd"))).get(key, np.array(["x"] * 4))
     def batch(self, rows, keys):
         return dict(ecg=np.eye(3, dtype=np.float32)[[0, 0, 1, 2]][rows][:, None])
+
+
+def test_texts_at_one_place_have_a_cosine_of_one():
+    class Deaf(Told):
+        def describe(self, texts):
+            import torch
+            return torch.eye(3)[[2] * len(texts)]
+    a, b, c = "sinus rhythm.", "atrial fibrillation found.", "a b c d."
+    assert text_cosines([Deaf()], [a, b]) == dict(mean=1, least=1, largest=1)
+    assert text_cosines([Told()], [a, b, c]) == dict(mean=0, least=0, largest=0)
+    both = text_cosines([Told(), Deaf()], [a, b])
+    assert both == dict(mean=0.5, least=0, largest=1)
 
 
 def test_a_gallery_leaves_out_who_has_no_report_and_keeps_texts_once():
