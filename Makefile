@@ -6,13 +6,14 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion 10_cgdmer
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion 10_cgdmer 11_cgdmer_zeroshot
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 COHORT_06_xmae           ?= open_pairs
 COHORT_07_xmae_transfer  ?= open_pairs
 COHORT_09_ssltsg_fusion  ?= open_12lead
 COHORT_10_cgdmer         ?= ptb_xl_text
+COHORT_11_cgdmer_zeroshot ?= ptb_xl_text
 OPTIONS_04_tsta          ?= -p also activity
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches

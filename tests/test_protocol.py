@@ -17,6 +17,7 @@ from biossl.evaluation.timing import ENOUGH, MOST_FALSE, UNTRAINED
 from biossl.methods.clinical import alarm_features, beat_features
 from biossl.methods.external import ABSENT
 from biossl.papers import cgdmer
+from biossl.papers import cgdmer_zeroshot as zeroshot
 from biossl.papers.protocol import table1, table3
 from biossl.papers.ssltsg_fusion import pairs as defects
 from biossl.papers.xmae_transfer import efficiency, known, outside, told
@@ -36,8 +37,9 @@ UNPUBLISHED = {
 
 #: And tables of label sets whose recordings are not at hand.
 OF_TEXT = {o.name for o in get_cohort("ptb_xl_text").tasks} & {o.task for o in cgdmer.table3}
-UNPUBLISHED |= {"10_cgdmer": {o.name for o in (*cgdmer.table1, *cgdmer.table3) if o.task not in OF_TEXT}
-                | {o.name for o in cgdmer.figure2}}
+UNPUBLISHED |= {
+    "10_cgdmer": {o.name for o in (*cgdmer.table1, *cgdmer.table3) if o.task not in OF_TEXT} | {o.name for o in cgdmer.figure2},
+    "11_cgdmer_zeroshot": {o.name for o in (*zeroshot.table2, *zeroshot.table3, *zeroshot.withheld) if o.task not in OF_TEXT}}
 
 #: Rows of networks whose weights are their authors'.
 ABSENT_ROWS = {"07_xmae_transfer": {o.name for o in outside}}
@@ -137,7 +139,9 @@ def test_every_task_is_published_with_every_row_real_ones_on_real_people():
     assert (there.n >= 35).all() and (there.low <= there.high).all()
 
 
-@pytest.mark.parametrize("chapter, tables", [("10_cgdmer", cgdmer.table1), ("10_cgdmer", cgdmer.table3)])
+@pytest.mark.parametrize("chapter, tables", [
+    ("10_cgdmer", cgdmer.table1), ("10_cgdmer", cgdmer.table3),
+    ("11_cgdmer_zeroshot", zeroshot.table2), ("11_cgdmer_zeroshot", zeroshot.table3)])
 def test_tables_of_ecg_and_report_are_published_whole_with_intervals_beside_what_is_printed(chapter, tables):
     if FIGURES / chapter not in STORED: pytest.skip(f"no published result of {chapter}")
     for table in (o for o in tables if o.task in OF_TEXT):
