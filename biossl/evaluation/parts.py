@@ -190,6 +190,7 @@ def draw_parts(rows: dict):
             axis.plot(part["value"], at, "o", color=colour, label=row)
             axis.plot(part["chance"], at, "|", ms=8, color=COLOURS["grey"])
         axis.set_xlabel(f"{name}:\n{part['measure'].iloc[0]}, %")
+        axis.set_ylim(-0.6, len(PARTS) - 0.4)
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set_yticks(y, PARTS)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)

@@ -189,7 +189,7 @@ def _line(measure, found, scale, chance, same):
 def draw_retrieval(frames: dict):
     "`{row: retrieval(...)}`: recall at 1, 5 and 10 of each row in both directions; grey: chance."
     import matplotlib.pyplot as plt
-    fig, axes = plt.subplots(1, 2, figsize=(7.6, 1.2 + 0.45 * len(frames)), sharey=True)
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 1.2 + 0.45 * len(frames)), sharex=True, sharey=True)
     y = np.arange(len(frames))[::-1]
     for axis, direction in zip(axes, DIRECTIONS):
         for shift, k, colour in zip((0.18, 0, -0.18), WITHIN, CYCLE):
@@ -197,7 +197,7 @@ def draw_retrieval(frames: dict):
             axis.hlines(y + shift, [o.low for o in lines], [o.high for o in lines], color=colour, lw=2)
             axis.plot([o.value for o in lines], y + shift, "o", color=colour, label=f"first {k}")
             axis.plot([o.chance for o in lines], y + shift, "|", ms=9, color=COLOURS["grey"])
-        axis.set(xlabel=f"{direction}: found, %", xlim=(-2, 102), ylim=(-0.6, len(frames) - 0.4))
+        axis.set(xlabel=f"{direction}: found, %", ylim=(-0.6, len(frames) - 0.4))
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(y, list(frames))
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
