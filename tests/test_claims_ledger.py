@@ -183,6 +183,7 @@ def asked_of(question):
     "The tables with their metrics, and the rows, that a question of our runs names."
     get = lambda name: getattr(question, name, ()) or ()  # noqa: E731
     names = [get("table")] if isinstance(get("table"), str) else get("table")
+    names = [o for name in names for o in ((name,) if isinstance(name, str) else name)]
     tables = dict(get("tasks")) or dict.fromkeys(names)
     rows = [get("row")] if isinstance(get("row"), str) else list(get("row"))
     rows += [*get("over"), *(o for pair in get("pairs") for o in pair)]
@@ -284,6 +285,20 @@ def test_exceeds_is_as_strong_as_its_weakest_comparison(made):
     with pytest.raises(RequestError, match="metrics"): Exceeds("0/t", "sharp").ask(lambda name: made)
     with pytest.raises(RequestError, match="less is better"):
         Exceeds("0/t", "sharp", ("good",), ("brier",)).ask(lambda name: made)
+
+
+def test_a_row_is_held_against_rows_of_another_table_of_the_same_people(made):
+    later = table_of(dict(sharp=0.6, good=0.95), "0/later")
+    shelf = {o.name: o for o in (made, later, table_of(dict(good=0.9), "0/others", n=22))}
+    ask = lambda *tables, **o: Exceeds(tables, columns=("f1_macro",), **o).ask(shelf.get)  # noqa: E731
+    found = ask(("0/t", "0/later"), row="sharp", over=("sharp",), pairs=(("sharp", "sharp"),))
+    gap = made.estimate("sharp", "f1_macro").mean - later.estimate("sharp", "f1_macro").mean
+    assert found.value == pytest.approx(gap) and gap > 10 and found.verdict == STANDS
+    assert ask(("0/later", "0/t"), pairs=(("sharp", "sharp"),)).verdict == FALLS
+    assert ask(("0/t", "0/later"), row="coin").evidence.startswith("0 of 2 comparisons")   # all over there
+    both = ask(("0/t", "0/later"), "0/t", pairs=(("sharp", "good"),))
+    assert "1 of 2 comparisons stand" in both.evidence and "(0/t over 0/later; 2 of 2 are stored)" in both.evidence
+    with pytest.raises(RequestError, match="other people"): ask(("0/t", "0/others"), pairs=(("good", "good"),))
 
 
 def test_a_share_that_nobody_can_name_is_open_and_one_that_can_is_judged(made):

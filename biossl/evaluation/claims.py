@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.errors import RequestError, StoreError
+from ..data.errors import RequestError
 from .answers import read_answers, thresholds_of
 from .metrics import find_metric, metric_title
 from .statistics import (Difference, Estimate, difference, estimate, middle,
                                           resample_all)
+from .stored import stored_predictions, stored_records
 
 # %% ../../nbs/evaluation/claims.ipynb #0752d8e2
 @dataclass(frozen=True, eq=False)
@@ -93,15 +94,10 @@ def paired(results: Results, pairs: dict, metrics):
 
 def stored_results(folder, table, resamples: int = 2000) -> Results | None:
     "What `folder` stores of `table` (its name); None if nothing is stored."
-    import pandas as pd
-    from biossl.evaluation.tables import stored_records
-    path = Path(folder) / "predictions.parquet"
     if not (Path(folder) / "runs.jsonl").is_file(): return None
     records = [o for o in stored_records(folder) if o["table"] == table]
-    if not path.is_file(): raise StoreError("no predictions beside the runs", where=path)
-    kept = pd.read_parquet(path)
     keys = {o["key"] for o in records if "error" not in o}
-    return Results(kept[kept["run"].isin(keys)], records, resamples) if keys else None
+    return Results(stored_predictions(folder, keys), records, resamples) if keys else None
 
 # %% ../../nbs/evaluation/claims.ipynb #a0e2000b
 STANDS, FALLS, OPEN, UNRUN = "stands", "does not stand", "cannot be told", "was not run"

@@ -67,7 +67,10 @@ def _columns(source, asked) -> tuple:
 # %% ../../nbs/evaluation/questions.ipynb #5e948d8b
 @dataclass(frozen=True)
 class Exceeds:
-    "`row` (or several) exceeds each of `over` (all others), or `pairs` do; columns may be pairs."
+    """`row` (or several) exceeds each of `over` (all others), or `pairs` do; columns may be pairs.
+
+    Of several tables each is asked; of a pair of tables, the row in one over the others in the second.
+    """
     table: str | tuple
     row: str | tuple = ()
     over: tuple = ()
@@ -77,44 +80,48 @@ class Exceeds:
     def ask(self, find: Callable, number=None) -> Found:
         names = (self.table,) if isinstance(self.table, str) else self.table
         sources = _stored(find, names)
-        gaps = {(o, *what): _gap(o, *what) for o in sources for what in self.compared(o)}
+        for one, there in sources:
+            if one.people != there.people:
+                raise RequestError("tests other people", where=there.name, field=one.name)
+        gaps = {(both, *what): _gap(*both, *what) for both in sources for what in self.compared(*both)}
         gaps = {what: gap for what, gap in gaps.items() if np.isfinite(gap.value)}
-        if not gaps: raise RequestError("nothing is compared", where=names[0])
+        if not gaps: raise RequestError("nothing is compared", where=str(names[0]))
         told = [verdict(o) for o in gaps.values()]
-        source, a, b, one, other = least = min(gaps, key=lambda o: gaps[o].value)
-        gap, evidence = gaps[least], f"{a} over {b}, {_titles(source, one, other)}: {_said(gaps[least])}"
+        both, a, b, one, other = least = min(gaps, key=lambda o: gaps[o].value)
+        gap, evidence = gaps[least], f"{a} over {b}, {_titles(both, one, other)}: {_said(gaps[least])}"
         if len(told) > 1: evidence = (f"{told.count(STANDS)} of {len(told)} comparisons stand, "
                                       f"{told.count(FALLS)} do not; least {evidence}")
-        if len(names) > 1: evidence += f" ({source.name}; {len(sources)} of {len(names)} are stored)"
+        where = " over ".join(dict.fromkeys(o.name for o in both))
+        if len(names) > 1: evidence += f" ({where}; {len(sources)} of {len(names)} are stored)"
         found = FALLS if FALLS in told else OPEN if OPEN in told else STANDS
-        return Found(found, evidence, gap.value, gap.low, gap.high, source.estimate(a, one).n,
-                     source.whose)
+        return Found(found, evidence, gap.value, gap.low, gap.high, both[0].estimate(a, one).n,
+                     both[0].whose)
 
-    def compared(self, source) -> list:
-        "Row, other row, column, other column of each comparison."
+    def compared(self, source, there) -> list:
+        "Row, row over there, and the column of each, of each comparison."
         rows = (self.row,) if isinstance(self.row, str) else self.row
-        others = [o for o in self.over or source.rows if o not in rows]
+        others = [o for o in self.over or there.rows if o not in rows]
         pairs = self.pairs or [(a, b) for a in rows for b in others]
         columns = [(o, o) if isinstance(o, str) else o for o in _columns(source, self.columns)]
         return [(*rows, *both) for rows in pairs for both in columns]
 
 
-def _titles(source, one, other) -> str:
-    return source.title(one) + (f" (and {source.title(other)})" if other != one else "")
+def _titles(both, one, other) -> str:
+    return both[0].title(one) + (f" (and {both[1].title(other)})" if other != one else "")
 
 
 def _stored(find, names) -> list:
-    "The sources of these names; raises `NotRun` if none of them is stored."
+    "The sources of these names, pairs (of a name: it twice); raises `NotRun` if none is stored."
     found, missing = [], None
     for name in names:
-        try: found.append(find(name))
+        try: found.append((find(name),) * 2 if isinstance(name, str) else tuple(map(find, name)))
         except NotRun as e: missing = e
     if not found: raise missing
     return found
 
 
-def _gap(source, row, over, column, other) -> Difference:
-    return difference(source.estimate(row, column), source.estimate(over, other))
+def _gap(source, there, row, over, column, other) -> Difference:
+    return difference(source.estimate(row, column), there.estimate(over, other))
 
 # %% ../../nbs/evaluation/questions.ipynb #f22fc82a
 @dataclass(frozen=True)
@@ -195,8 +202,8 @@ class Leads:
 
     def ask(self, find: Callable, number=None) -> Found:
         metrics = dict(self.tasks)
-        sources = [(o, metrics[o.name]) for o in _stored(find, metrics)]
-        gaps = [[_gap(o, self.row, other, metric, metric) for other in self.over]
+        sources = [(o, metrics[o.name]) for o, _ in _stored(find, metrics)]
+        gaps = [[_gap(o, o, self.row, other, metric, metric) for other in self.over]
                 for o, metric in sources]
         leads = [all(o.value > 0 for o in task) for task in gaps]
         sure = [all(o.low > 0 for o in task) for task in gaps]

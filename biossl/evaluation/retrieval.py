@@ -187,7 +187,10 @@ def _line(measure, found, scale, chance, same):
 # %% ../../nbs/evaluation/retrieval.ipynb #e18c8d36
 @styled
 def draw_retrieval(frames: dict):
-    "`{row: retrieval(...)}`: recall at 1, 5 and 10 of each row in both directions; grey: chance."
+    """`{row: retrieval(...)}`: recall at 1, 5 and 10 of each row in both directions.
+
+    Grey: chance; black: one answer for everybody, where there is one.
+    """
     import matplotlib.pyplot as plt
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 1.2 + 0.45 * len(frames)), sharex=True, sharey=True)
     y = np.arange(len(frames))[::-1]
@@ -197,6 +200,7 @@ def draw_retrieval(frames: dict):
             axis.hlines(y + shift, [o.low for o in lines], [o.high for o in lines], color=colour, lw=2)
             axis.plot([o.value for o in lines], y + shift, "o", color=colour, label=f"first {k}")
             axis.plot([o.chance for o in lines], y + shift, "|", ms=9, color=COLOURS["grey"])
+            axis.plot([o.same for o in lines], y + shift, "|", ms=9, color=COLOURS["black"])
         axis.set(xlabel=f"{direction}: found, %", ylim=(-0.6, len(frames) - 0.4))
         axis.tick_params(axis="y", length=0)
     axes[0].set_yticks(y, list(frames))

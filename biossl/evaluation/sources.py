@@ -23,6 +23,7 @@ class Printed:
     "The published table `name` as a source of estimates, each with one draw."
     name: str
     whose: str = ""   # nobody's people, as far as a paper tells
+    people = ()
 
     @property
     def rows(self) -> list: return list(published_table(self.name).index)
@@ -63,6 +64,11 @@ class Ran:
     @property
     def whose(self) -> str: return " and ".join(
         sorted({f"{o['cohort']} ({o['profile']})" for o in self.results.records}))
+
+    @property
+    def people(self) -> tuple:
+        "Who is resampled: of tables with the same, differences are of the same draws."
+        return tuple(self.results.drawn.subjects.tolist())
 
     def title(self, column: str) -> str: return metric_title(column)
 
