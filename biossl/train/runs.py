@@ -185,7 +185,7 @@ def run_key(run: Run, data: str, device: str = "cpu") -> str:
     facts = asdict(run) | dict(windowing=run.windowing.told, config=run.config,
                                version=kind.version, data=data, judge_version=JUDGE)
     if run.harm: facts["harm"] = run.harm.told
-    if run.labelled < 1 and run.judge in ("probe", "boosting"): facts["fewest"] = 1   # windows with a label
+    if (run.labelled < 1 or run.few) and run.judge in ("probe", "boosting"): facts["fewest"] = 1   # to be learned
     if run.abroad: facts["abroad"] = get_cohort(run.abroad[0], **dict(run.abroad[1])).fingerprint(None)
     later = dict(asked=run.judge == "zeroshot", labelled=run.labelled < 1, few=bool(run.few),
                  abroad=bool(run.abroad), dropped=run.dropped > 0,
