@@ -223,8 +223,9 @@ def measure(name: str, truth, scores, calls=None, folds=None) -> float:
     """The metric `name`, a fraction or in its unit; scores `(N, K)`, or a quantity `(N,)`.
 
     `calls (N, K)`: what was decided of many labels, if not by the threshold 0.5; `folds (N,)`: which
-    model was asked, where there were several. NaN where it is not defined (one class, no variation). Raises `MethodError` on scores that are not finite,
-    `RequestError` on a metric that does not fit the scores.
+    model was asked, where there were several. NaN where it is not defined (one class, no variation).
+    Raises `MethodError` on scores that are not finite, `RequestError` on a metric that does not fit
+    the scores.
     """
     metric, truth, scores = find_metric(name)[0], np.asarray(truth), np.asarray(scores, float)
     if len(truth) != len(scores) or not len(truth):
