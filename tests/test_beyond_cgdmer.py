@@ -48,7 +48,12 @@ def test_galleries_are_of_those_whom_each_fold_tests(runs, trained, untrained):
 
 def test_looks_are_at_findings_of_those_whom_each_fold_tests(runs, trained):
     texts = prompt_texts("dx")
-    looks = row_looks(runs, trained, texts, most=2, tiles=4, device="cpu", findings=("TInv", "TAb", "QAb"))
+    both = dict(right=texts, wrong=prompt_texts("dx", "both", "permuted"))
+    looks = row_looks(runs, trained, both, most=2, tiles=4, device="cpu", findings=("TInv", "TAb", "QAb"))
+    assert list(looks) == list(both) and list(looks["wrong"]) == list(looks["right"])
+    right, wrong = ([o.falls for o in looks[name].values()] for name in both)
+    assert not any(np.allclose(a, b) for a, b in zip(right, wrong))
+    looks = looks["right"]
     assert looks and set(looks) <= {"TInv", "TAb", "QAb"}
     cohort, windows = runs[0].source()[0], opened(runs[0])[0]
     people = windows.labels("subject").astype(str).tolist()
@@ -59,7 +64,7 @@ def test_looks_are_at_findings_of_those_whom_each_fold_tests(runs, trained):
             assert set(np.flatnonzero(look.truth[k].any(1))) == set(sites(reading)[name].leads)
             np.testing.assert_array_equal(look.ecg[k], windows.arrays["ecg"][people.index(o)])
     assert looking(looks, 20)["value"].between(0, 1).all()
-    whole = nearness(trained[0], texts["TInv"])(look.ecg)
+    whole = nearness(trained[0], [texts["TInv"]])(look.ecg)[:, 0]
     near = trained[0].place(dict(ecg=look.ecg)) @ trained[0].describe([texts["TInv"]])[0]
     np.testing.assert_allclose(whole, near, atol=1e-6)
 

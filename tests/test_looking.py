@@ -21,14 +21,14 @@ def blocked():
 
 def reads(lead):
     "A reader of a single lead's energy."
-    return lambda ecg: np.square(ecg[:, lead]).mean(-1)
+    return lambda ecg: np.square(ecg[:, lead]).mean(-1, keepdims=True)
 
 
 def test_who_reads_v1_alone_is_found_out(blocked):
     ecg, where = blocked
     people = np.arange(len(ecg)).astype(str)
     truth = true_tiles(where, np.zeros(len(ecg)), 10.0, 50)
-    found = {name: Look(falls(reads(lead), ecg, 50), truth, people, ecg)
+    found = {name: Look(falls(reads(lead), ecg, 50)[..., 0], truth, people, ecg)
              for name, lead in (("V1", V1), ("aVF", 5))}
     for name, lead in (("V1", V1), ("aVF", 5)):
         there = np.abs(found[name].falls).sum((0, 2))
@@ -42,7 +42,7 @@ def test_who_reads_v1_alone_is_found_out(blocked):
 
 def test_a_tile_hides_its_stretch_by_the_leads_mean_and_nothing_else():
     ecg, seen = np.random.default_rng(0).normal(size=(2, 12, 37)), []
-    falls(lambda o: (seen.append(o.copy()), o.sum((1, 2)))[1], ecg, tiles=5)
+    falls(lambda o: (seen.append(o.copy()), o.sum(1))[1], ecg, tiles=5)
     edges = [round(k * 37 / 5) for k in range(6)]
     assert len(seen) == 1 + 12 * 5 and np.array_equal(seen[0], ecg)
     for k, hidden in enumerate(seen[1:]):
@@ -58,6 +58,12 @@ def test_a_tile_hides_its_stretch_by_the_leads_mean_and_nothing_else():
 def test_falls_do_not_depend_on_how_many_are_asked_at_once():
     ecg = np.random.default_rng(0).normal(size=(7, 12, 40))
     np.testing.assert_allclose(falls(reads(2), ecg, 4, at_once=3), falls(reads(2), ecg, 4))
+
+
+def test_several_scores_fall_as_each_alone():
+    ecg = np.random.default_rng(0).normal(size=(3, 12, 40))
+    both = falls(lambda o: np.concatenate([reads(2)(o), reads(7)(o)], 1), ecg, 4)
+    for k, lead in enumerate((2, 7)): np.testing.assert_array_equal(both[..., [k]], falls(reads(lead), ecg, 4))
 
 
 def test_true_tiles_are_those_with_enough_of_a_span():
@@ -123,10 +129,17 @@ def test_only_so_many_windows_of_a_finding_are_looked_at(monkeypatch, blocked):
     monkeypatch.setattr(launch, "split_rows", lambda run, windows, task: (None, np.arange(len(ecg))))
     monkeypatch.setattr(room, "placed_findings", lambda cohort, windows, rows: dict(
         block=(list(rows), list(where)), rare=([3], [where[3]])))
-    monkeypatch.setattr(room, "nearness", lambda method, text, device: reads(0))
-    found = room.looks_of(Run(), None, dict(block="", rare=""), most=2, tiles=4, device="cpu")
-    assert found["block"].subjects.tolist() == ["0", "1"] and found["rare"].subjects.tolist() == ["3"]
-    assert list(room.looks_of(Run(), None, dict(rare=""), findings=("rare", "none"), device="cpu")) == ["rare"]
+    asked = []
+    monkeypatch.setattr(room, "nearness", lambda method, texts, device: (
+        asked.append(texts), lambda ecg: np.concatenate([reads(0)(ecg), 2 * reads(0)(ecg)], 1))[1])
+    texts = dict(right=dict(block="a", rare="b"), wrong=dict(block="c", rare="d"))
+    found = room.looks_of(Run(), None, texts, most=2, tiles=4, device="cpu")
+    assert asked == [["a", "c"], ["b", "d"]] and list(found) == ["right", "wrong"]
+    for name, looks in found.items():
+        assert looks["block"].subjects.tolist() == ["0", "1"] and looks["rare"].subjects.tolist() == ["3"]
+    np.testing.assert_allclose(found["wrong"]["block"].falls, 2 * found["right"]["block"].falls)
+    alone = room.looks_of(Run(), None, texts, findings=("rare", "none"), device="cpu")
+    assert list(alone["right"]) == list(alone["wrong"]) == ["rare"]
 
 
 def test_folds_are_joined_and_drawn():
@@ -138,7 +151,8 @@ def test_folds_are_joined_and_drawn():
 
 
 @pytest.mark.parametrize("score, tiles, error", [
-    (lambda o: o.sum(-1), 4, MethodError), (lambda o: o.sum((1, 2)) * np.nan, 4, MethodError),
+    (lambda o: o.sum((1, 2)), 4, MethodError), (lambda o: o.sum(1) * np.nan, 4, MethodError),
+    (lambda o: o.sum(1)[1:], 4, MethodError),
     (reads(0), 41, RequestError), (reads(0), 0, RequestError)])
 def test_what_cannot_be_asked_is_refused(score, tiles, error):
     with pytest.raises(error): falls(score, np.ones((2, 12, 40)), tiles)

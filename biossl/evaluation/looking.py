@@ -17,15 +17,15 @@ from .sums import mean_over
 
 # %% ../../nbs/evaluation/looking.ipynb #bb06dc21
 def falls(score, ecg, tiles: int = 20, at_once: int = 256) -> np.ndarray:
-    """By how much `score(ecg (n, L, T)) -> (n,)` falls for each hidden tile of `ecg`, `(N, L, tiles)`.
+    """By how much `score(ecg (n, L, T)) -> (n, K)` falls for each hidden tile: `(N, L, tiles, K)`.
 
-    Raises `RequestError` for more tiles than samples, `MethodError` for a score that is no number.
+    Raises `RequestError` for more tiles than samples, `MethodError` for scores that are no numbers.
     """
     n, leads, samples = ecg.shape
     if not 0 < tiles <= samples: raise RequestError(f"{tiles} tiles of {samples} samples", field="tiles")
     edges = np.linspace(0, samples, tiles + 1).round().astype(int)
     whole, mean = _asked(score, ecg, at_once), ecg.mean(-1)
-    out = np.empty((n, leads, tiles))
+    out = np.empty((n, leads, tiles, whole.shape[1]))
     for lead in range(leads):
         for tile, (a, b) in enumerate(zip(edges, edges[1:])):
             hidden = ecg.copy()
@@ -37,18 +37,18 @@ def falls(score, ecg, tiles: int = 20, at_once: int = 256) -> np.ndarray:
 def _asked(score, ecg, at_once):
     said = np.concatenate([np.asarray(score(ecg[k:k + at_once]), float)
                            for k in range(0, len(ecg), at_once)])
-    if said.shape == (len(ecg),) and np.isfinite(said).all(): return said
+    if said.ndim == 2 and len(said) == len(ecg) and np.isfinite(said).all(): return said
     raise MethodError(f"scores of shape {said.shape}, or not finite", field="score",
-                      remedy=f"finite, ({len(ecg)},)")
+                      remedy=f"finite, ({len(ecg)}, K)")
 
 
-def nearness(method, text: str, device="cpu"):
-    "A score: the cosine of windows to the sentence `text`, both as `method` places them."
+def nearness(method, texts: list[str], device="cpu"):
+    "Scores: the cosines of windows to each of the sentences `texts`, all as `method` places them."
     import torch
 
     from biossl.methods.contract import as_tensor
     method = method.to(device).eval()
-    at = method.describe([text])[0]
+    at = method.describe(list(texts)).T
 
     def score(ecg):
         with torch.inference_mode(): return (method.place(dict(ecg=as_tensor(ecg, device))) @ at).cpu().numpy()
@@ -143,32 +143,34 @@ def placed_findings(cohort, windows, rows) -> dict:
 
 def looks_of(run, method, texts: dict, findings=None, most: int = 20, tiles: int = 20,
              device="auto") -> dict:
-    """`{finding: Look}` of the first `most` windows with it that `run` tests.
+    """`{name: {finding: Look}}` of the first `most` windows with a finding that `run` tests.
 
-    `texts` is a sentence for each class, as of `prompt_texts`; `findings` those to look at, all that
-    have a place by default.
+    `texts` are `{name: {class: sentence}}`, each as of `prompt_texts`: what is hidden is embedded
+    once for all of them. `findings` are those to look at, all that have a place by default.
     """
     from biossl.evaluation.knowledge import opened
     from biossl.train.launch import find_device, split_rows
     windows, task = opened(run)
-    test, device, looks = split_rows(run, windows, task)[1], find_device(device), {}
+    test, device, looks = split_rows(run, windows, task)[1], find_device(device), {o: {} for o in texts}
     there = placed_findings(run.source()[0], windows, test)
-    for name in (findings or there):
-        if name not in there: continue
-        rows, sites = (o[:most] for o in there[name])
+    for finding in (findings or there):
+        if finding not in there: continue
+        rows, sites = (o[:most] for o in there[finding])
         ecg = np.asarray(windows.batch(np.array(rows), ("ecg",))["ecg"], np.float32)
         starts = windows.labels("start")[rows].astype(float)
         truth = true_tiles(sites, starts, run.windowing.seconds, tiles)
-        looks[name] = Look(falls(nearness(method, texts[name], device), ecg, tiles), truth,
-                           windows.labels("subject").astype(str)[rows], ecg)
+        fallen = falls(nearness(method, [o[finding] for o in texts.values()], device), ecg, tiles)
+        for k, name in enumerate(texts):
+            looks[name][finding] = Look(fallen[..., k], truth, windows.labels("subject").astype(str)[rows], ecg)
     return looks
 
 
 def row_looks(runs, methods, texts: dict, **how) -> dict:
     "`looks_of` all folds of a row, joined by finding."
     folds = [looks_of(run, method, texts, **how) for run, method in zip(runs, methods, strict=True)]
-    names = dict.fromkeys(name for o in folds for name in o)
-    return {name: joined([o[name] for o in folds if name in o]) for name in names}
+    findings = dict.fromkeys(finding for fold in folds for looks in fold.values() for finding in looks)
+    return {name: {finding: joined([o[name][finding] for o in folds if finding in o[name]])
+                   for finding in findings} for name in texts}
 
 # %% ../../nbs/evaluation/looking.ipynb #0e56abce
 @styled
