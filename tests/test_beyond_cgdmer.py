@@ -64,9 +64,10 @@ def test_looks_are_at_findings_of_those_whom_each_fold_tests(runs, trained):
             assert set(np.flatnonzero(look.truth[k].any(1))) == set(sites(reading)[name].leads)
             np.testing.assert_array_equal(look.ecg[k], windows.arrays["ecg"][people.index(o)])
     assert looking(looks, 20)["value"].between(0, 1).all()
-    whole = nearness(trained[0], [texts["TInv"]])(look.ecg)[:, 0]
-    near = trained[0].place(dict(ecg=look.ecg)) @ trained[0].describe([texts["TInv"]])[0]
-    np.testing.assert_allclose(whole, near, atol=1e-6)
+    both = nearness(trained[0], [texts["TInv"], texts["QAb"]])(look.ecg)
+    for near, name in zip(both.T, ("TInv", "QAb")):
+        there = trained[0].place(dict(ecg=look.ecg)) @ trained[0].describe([texts[name]])[0]
+        np.testing.assert_allclose(near, there, atol=1e-6)
 
 
 def test_parts_are_those_of_the_model_and_asked_of_those_whom_each_fold_tests(runs, trained):
