@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from biossl.data.errors import MethodError, RequestError
-from biossl.evaluation.retrieval import (DIRECTIONS, Gallery, chance_median, chance_within, first_rank, gallery,
-                                         median_rank, ranks, retrieval, text_cosines)
+from biossl.evaluation.plots import COLOURS
+from biossl.evaluation.retrieval import (DIRECTIONS, Gallery, chance_median, chance_within, draw_retrieval,
+                                         first_rank, gallery, median_rank, ranks, retrieval, text_cosines)
 from biossl.evaluation.statistics import resample_subjects
 
 
@@ -172,3 +173,12 @@ def test_a_gallery_leaves_out_who_has_no_report_and_keeps_texts_once():
     with pytest.raises(MethodError, match="no window"): gallery(Told(), Few(), np.array([3]))
     with pytest.raises(MethodError, match="reads no texts"): gallery(object.__new__(type("Mute", (), dict(
         name="mute"))), Few(), np.array([0]))
+
+
+def test_what_one_answer_for_everybody_finds_is_drawn_beside_chance():
+    frame = retrieval([gallery(Told(), Few(), np.array([3, 2, 0, 1]))], 20)
+    to_report, to_ecg = draw_retrieval({"told": frame}).axes
+    marks = {o.get_color(): o.get_xdata()[0] for o in to_report.get_lines() if o.get_marker() == "|"}
+    first = frame[(frame.direction == "ECG to report") & (frame.measure == "recall@10")].iloc[0]
+    assert marks == {COLOURS["grey"]: first.chance, COLOURS["black"]: first.same}
+    assert all(np.isnan(o.get_xdata()[0]) for o in to_ecg.get_lines() if o.get_color() == COLOURS["black"])
