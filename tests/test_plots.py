@@ -169,3 +169,12 @@ def test_the_style_ends_with_the_picture():
     lambda: agreement(binary()), lambda: signals({"a": (np.zeros((2, 5)), 1)})])
 def test_what_cannot_be_drawn_is_refused(wrong):
     with pytest.raises((RequestError, MethodError)): wrong()
+
+
+def test_signals_without_beats_fill_their_page():
+    x = np.sin(np.arange(400) / 9)
+    fig = signals({name: (x, 20) for name in ("ECG", "PPG")}, beats={"ECG": [2.0, 12.0]}, seconds=(1, 9))
+    fig.draw_without_rendering()
+    ecg, ppg = fig.axes
+    assert ecg.get_position().y1 > 0.95 and ppg.get_position().x1 > 0.95
+    assert [len(o.get_xdata()) for axis in (ecg, ppg) for o in axis.lines[1:]] == [1]   # a beat of the ECG

@@ -331,8 +331,9 @@ def signals(tracks: dict, beats: dict | None = None, seconds: tuple | None = Non
         axis.plot(np.arange(len(samples)) / rate, samples, color=colour, lw=1.1)
         times = np.asarray((beats or {}).get(label, ()))
         if seconds: times = times[(times >= seconds[0]) & (times <= seconds[1])]
-        axis.plot(times, np.ones(len(times)), "|", color=COLOURS["black"], ms=7, clip_on=False,
-                  transform=axis.get_xaxis_transform())
+        if len(times):   # an unclipped line of no points has no extent, and stops the layout
+            axis.plot(times, np.ones(len(times)), "|", color=COLOURS["black"], ms=7, clip_on=False,
+                      transform=axis.get_xaxis_transform())
         axis.set_ylabel(label)
         axis.set_xlim(seconds)
     axes[-1, 0].set_xlabel("time, s")
