@@ -12,7 +12,7 @@ import pytest
 from biossl.data.harms import KINDS
 from biossl.data.store import pack
 from biossl.evaluation.claims import Results
-from biossl.evaluation.promises import PLAIN, at_level, leads, loses_less, read_shifts
+from biossl.evaluation.promises import PLAIN, at_level, at_once, leads, loses_less, read_shifts
 from biossl.papers.tsta import table1
 from biossl.papers.tsta_ablation import table2
 from biossl.papers.tsta_promises import (asked, clock, homes, late, missing, motion, noise, people, promise_clock,
@@ -145,6 +145,14 @@ def test_robust_is_who_loses_less_of_what_he_had(one, other, verdict):
     assert loses_less(results, found, "A loses less.", "A", "B").verdict == verdict
 
 
+def test_a_gain_that_does_not_hold_at_all_levels_at_once_is_not_beyond_doubt():
+    results = results_of({("A", PLAIN): 2, ("A", "bad"): 2, ("B", PLAIN): 3, ("B", "bad"): 0.5})
+    found = leads(results, "A", ["B"], [PLAIN, "bad"], ("f1_macro",))
+    assert (found.gained_low > 0).sum() == (found.all_low > 0).sum() == 1
+    told = loses_less(results, found.assign(all_low=found.all_low.clip(upper=-1)), "A loses less.", "A", "B")
+    assert told.verdict == "cannot be told" and "grows beyond doubt at 0, and shrinks at 0" in told.evidence
+
+
 def test_leads_are_differences_of_what_the_rows_reach_and_gains_differences_of_leads():
     results = results_of({("A", PLAIN): 2, ("A", "bad"): 1, ("B", PLAIN): 3, ("B", "bad"): 0.5})
     found = leads(results, "A", ["B"], [PLAIN, "bad"], ("auroc",)).set_index("level")
@@ -153,6 +161,31 @@ def test_leads_are_differences_of_what_the_rows_reach_and_gains_differences_of_l
         assert np.isclose(found.difference[level], value("A", level) - value("B", level), atol=1e-3)
     assert np.isclose(found.gained["bad"], found.difference["bad"] - found.difference[PLAIN], atol=1e-3)
     assert found.gained_low["bad"] <= found.gained["bad"] <= found.gained_high["bad"]
+    assert found.all_low[PLAIN] == found.all_high[PLAIN] == 0
+    assert found.all_low["bad"] < found.gained["bad"] < found.all_high["bad"]
+
+
+def test_intervals_at_once_hold_for_all_values_in_as_many_cases_as_they_say():
+    rng, held, alone = np.random.default_rng(0), [], []
+    for _ in range(400):
+        x = rng.normal(size=(20, 200)) * np.arange(1, 21)[:, None]     # twenty quantities of mean 0
+        weights = rng.multinomial(200, np.full(200, 1 / 200), size=300)
+        values, draws = x.mean(1), x @ weights.T / 200
+        low, high = at_once(values, draws)
+        held.append(((low <= 0) & (0 <= high)).all())
+        own = np.quantile(draws, [0.025, 0.975], axis=1)
+        alone.append(((own[0] <= 0) & (0 <= own[1])).all())
+    assert 0.9 < np.mean(held) < 0.98 and np.mean(alone) < 0.5
+
+
+def test_intervals_at_once_are_none_of_what_never_varies_and_leave_out_undefined_draws():
+    draws = np.random.default_rng(0).normal(size=(3, 500)) + [[0], [5], [0]]
+    draws[2], draws[0, :50] = 7, np.nan
+    low, high = at_once([0, 5, 7], draws)
+    assert low[2] == high[2] == 7 and np.isfinite([low, high]).all()
+    np.testing.assert_allclose((low + high)[:2] / 2, [0, 5])
+    one = at_once([5], draws[[1]])
+    assert low[1] < one[0] < 5 - 1.8 and 5 + 1.8 < one[1] < high[1]
 
 
 def test_what_is_read_later_is_counted_from_the_clean_recording_and_by_person(home, monkeypatch):
