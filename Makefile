@@ -6,7 +6,7 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 READY   := $(VENV)/installed
 # The chapters whose figures are published from real recordings, and how they are run.
-PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion 10_cgdmer 11_cgdmer_zeroshot
+PUBLISHED         ?= 01_cohorts 02_protocol 04_tsta 05_tsta_ablation 06_xmae 07_xmae_transfer 09_ssltsg_fusion 10_cgdmer 11_cgdmer_zeroshot 12_tsta_promises
 PUBLISHED_PROFILE ?= paper
 PUBLISHED_COHORT  ?= mimic_perform_af
 COHORT_06_xmae           ?= open_pairs
@@ -17,6 +17,7 @@ COHORT_11_cgdmer_zeroshot ?= ptb_xl_text
 OPTIONS_04_tsta          ?= -p also activity
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
+OPTIONS_12_tsta_promises ?= -p without "promise_clock promise_domains_simulated promise_domains_activity"
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 
