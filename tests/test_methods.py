@@ -436,17 +436,19 @@ class Stand:
         return np.array([f"{key}{i // 4}" for i in range(40)])
 
 
-def golden(name, hyper, samples, batch):
+def golden(name, hyper, samples, batch, lr=3e-5):
     """Losses of twenty steps on windows that NumPy made, and then two windows' embeddings; one
     thread.
 
     The rate is small on purpose: at 3e-4 a change of the weights by 1e-7, as another processor
     makes, already moves a loss by 3e-3 (Adam amplifies signs of tiny gradients); at 3e-5 by 3e-7.
+    A deep network behind a sharp softmax wants less: DINO's loss moves by 2e-3 at 3e-5, by 6e-6 at
+    3e-7 (where learning still moves it by 1e-3, ten times the tolerance).
     """
     store = Stand(a_batch(40, samples, 12 if name in TWELVE else 1))
     threads = torch.get_num_threads()
     method = get_method(name, seed=0, **hyper)
-    schedule = Schedule(epochs=10, batch=batch, lr=3e-5, steps=20)
+    schedule = Schedule(epochs=10, batch=batch, lr=lr, steps=20)
     torch.set_num_threads(1)
     try:
         losses = pretrain(method, store, np.arange(40), schedule, seed=0) if method.trains else []
@@ -461,7 +463,8 @@ CASES = {name: (name, HYPER.get(name, {}), 210, 8) for name in (
     "tsta", "simclr", "clip", "byol", "tstcc", "tstcc_untrained", "random_init", "supervised",
     "lstm", "bilstm", "random_conv")}
 CASES["simclr, small"] = ("simclr", dict(encoder="conv"), 420, 16)
-CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("dino", "tsg", *LEADS)}
+CASES |= {name: (name, HYPER[name], 1000, 4) for name in ("tsg", *LEADS)}
+CASES["dino"] = ("dino", HYPER["dino"], 1000, 4, 3e-7)
 CASES |= {name: (name, HYPER[name], 1000, 8) for name in PATCHED}
 CASES |= {name: (name, HYPER.get(name, {}), 1000, 8) for name in (*BACKBONED, *REPORTED)}
 #: Which neighbour is nearest hangs on a product's last digit: golden values go without that loss.
@@ -498,10 +501,10 @@ GOLDEN = {
         0.41754, 2.183275, 0.332682, 1.595867, 0.421578, 2.057865, 0.374869, 1.837851]),
     "tstcc_untrained": ("1", [], [
         0.329524, 2.334644, 0.501333, 1.767634, 0.308898, 2.229853, 0.511178, 2.011105]),
-    "dino": ("1", [2.011788, 2.019171, 2.126034, 2.224032, 2.285065, 2.805827, 2.971535,
-        2.787296, 3.485687, 3.261237, 3.810567, 3.72151, 3.840524, 3.62774, 4.542888, 4.479254,
-        4.593504, 4.792539, 5.318689, 4.841688], [6.125763, 6.399469, 2.368921, 2.85474,
-        4.997627, 6.624348, 2.18165, 2.96505]),
+    "dino": ("1", [2.011786, 2.221574, 2.294592, 2.422128, 2.326914, 2.761157, 2.982391,
+        2.647325, 3.274201, 3.210121, 3.616704, 3.729299, 3.789201, 3.676964, 4.479446, 4.446128,
+        4.555269, 4.68679, 5.153032, 4.813602], [6.099613, 6.462013, 2.396926, 2.848122, 4.812778,
+        6.540441, 2.170089, 2.919342]),
     "tsg": ("1", [], [0.460058, 0.272835, 0.295122, 0.158189, 0.509, 0.251845, 0.293503,
         0.1452]),
     "patch_random": ("1", [], [-0.376653, 0.093815, 0.437173, 0.092506, -0.293628, -0.185394,
