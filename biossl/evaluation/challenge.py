@@ -13,7 +13,7 @@ import numpy as np
 
 from ..cohorts.statements import CLASSES
 from ..data.errors import RequestError
-from .folds import pairs, positives, within
+from .folds import auroc, average_precision, pairs, positives, within
 
 # %% ../../nbs/evaluation/challenge.ipynb #9b3eacef
 # The places say what weights.csv of the challenge's evaluation package says, which is
@@ -169,26 +169,6 @@ def common(truth) -> np.ndarray:
     return np.flatnonzero((np.asarray(truth) > 0).sum(axis=0) >= COMMON)
 
 # %% ../../nbs/evaluation/challenge.ipynb #64c5a006
-def _at_scores(member, score):
-    "Hits and false alarms at each distinct score, from the highest; both begin with 0."
-    order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
-    hits = np.cumsum(member[order])[ends]
-    return np.append(0.0, hits), np.append(0.0, ends + 1 - hits)
-
-
-def _auroc(member, score) -> float:
-    if member.all() or not member.any(): return np.nan
-    hits, alarms = _at_scores(member, score)
-    return np.trapezoid(hits, alarms) / (hits[-1] * alarms[-1])
-
-
-def _auprc(member, score) -> float:
-    if not member.any(): return np.nan
-    hits, alarms = _at_scores(member, score)
-    return np.diff(hits) @ (hits[1:] / (hits[1:] + alarms[1:])) / hits[-1]
-
-
 def _each_class(function, truth, scores):
     truth, scores = _scored(truth, scores)
     return np.array([function(m, o) for m, o in zip(truth.T, scores.T)])
@@ -196,12 +176,12 @@ def _each_class(function, truth, scores):
 
 def class_auroc(truth, scores, folds=None) -> np.ndarray:
     "AUROC of each class, `(K,)`, within `folds (N,)`; NaN where all or none have it."
-    return _each_class(within(_auroc, pairs, folds), truth, scores)
+    return _each_class(within(auroc, pairs, folds), truth, scores)
 
 
 def class_auprc(truth, scores, folds=None) -> np.ndarray:
     "Average precision of each class, `(K,)`, within `folds (N,)`; NaN where nobody has it."
-    return _each_class(within(_auprc, positives, folds), truth, scores)
+    return _each_class(within(average_precision, positives, folds), truth, scores)
 
 
 def auroc_official(truth, scores) -> float:

@@ -15,7 +15,8 @@ import numpy as np
 from ..data.errors import MethodError, RequestError, nearest
 from .challenge import (accuracy_all, challenge_score, class_auprc, class_auroc,
                                          class_f1, class_f2, class_g2, common, macro)
-from .folds import centred, pairs, positives, within
+from .folds import (auroc, average_precision, centred, pairs, positives,
+                                     within)
 
 # %% ../../nbs/evaluation/metrics.ipynb #3efc4aa5
 def decide(truth, scores) -> np.ndarray:
@@ -73,21 +74,16 @@ def _mcc(truth, predicted):
 # %% ../../nbs/evaluation/metrics.ipynb #560b19e6
 def _auroc(truth, scores, folds=None):
     "AUROC of the positive class, or the mean one-vs-rest AUROC over the rankable classes."
-    return _over_classes(within(_one_auroc, pairs, folds), truth, scores)
+    return _over_classes(within(auroc, pairs, folds), truth, scores)
 
 
 def _average_precision(truth, scores, folds=None):
-    return _over_classes(within(_one_average_precision, positives, folds), truth, scores)
+    return _over_classes(within(_precision, positives, folds), truth, scores)
 
 
-def _one_auroc(member, score):
-    from sklearn.metrics import roc_auc_score
-    return np.nan if member.all() or not member.any() else roc_auc_score(member, score)
-
-
-def _one_average_precision(member, score):
-    from sklearn.metrics import average_precision_score
-    return np.nan if member.all() or not member.any() else average_precision_score(member, score)
+def _precision(member, score):
+    "Undefined without negatives, as AUROC is: there is nothing to rank."
+    return np.nan if member.all() else average_precision(member, score)
 
 
 def _over_classes(score, truth, scores):

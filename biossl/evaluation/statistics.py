@@ -136,50 +136,50 @@ def _running(weights) -> np.ndarray:
     return total
 
 
-def _sums_before(places, n: int):
-    "A function of weights `(n, b)` that gives the sums of the first so many, for each of `places (P,)`."
+def _sums_before(places, order, n: int):
+    """A function of weights `(n, b)` that gives the sums of the first so many in `order`, for each of `places (P,)`.
+
+    A sparse matrix adds up what lies between two places: it reads each weight once and copies none.
+    """
+    from scipy.sparse import csr_array
     cuts = np.unique(np.append(0, places))
-    cuts = cuts[cuts < n]
-    at = np.searchsorted(cuts, places)   # n itself comes after all
-
-    def sums(weights):
-        if not n: return np.zeros((len(places), weights.shape[1]), weights.dtype)
-        return _running(np.add.reduceat(weights, cuts, axis=0))[at]
-    return sums
+    spans = csr_array((np.ones(cuts[-1], np.float32), order[:cuts[-1]], cuts), shape=(len(cuts) - 1, n))
+    at = np.searchsorted(cuts, places)
+    return lambda weights: _running(spans @ weights)[at]
 
 
-def _auroc(member, score):
-    "A function of weights `(N, b)` that gives pairs won, and pairs, `(b,)` each."
-    positive, negative = np.flatnonzero(member), np.flatnonzero(~member)
+def _auroc(member, score, rows):
+    "A function of weights `(N, b)` that gives pairs won among `rows`, and pairs, `(b,)` each."
+    positive, negative = rows[member[rows]], rows[~member[rows]]
     negative = negative[np.argsort(score[negative], kind="stable")]
     n, p = len(negative), len(positive)
     below, upto = (np.searchsorted(score[negative], score[positive], o) for o in ("left", "right"))
-    behind = _sums_before(np.concatenate([below, upto, [n]]), n)
+    behind = _sums_before(np.concatenate([below, upto, [n]]), negative, len(member))
 
     def auroc(weights):
-        ahead, sums = weights[positive], behind(weights[negative])
+        ahead, sums = weights[positive], behind(weights)
         won = np.einsum("pb,pb->b", ahead, sums[:p] + sums[p:-1], dtype=float) / 2
         return won, ahead.sum(axis=0, dtype=float) * sums[-1]
     return auroc
 
 
-def _average_precision(member, score, alone=np.nan):
+def _average_precision(member, score, rows, alone=np.nan):
     """A function of weights `(N, b)` that gives the sum of precisions, and of positives, `(b,)` each.
 
-    `alone` is their ratio where there are no negatives; NaN: neither counts.
+    Both among `rows`. `alone` is their ratio where there are no negatives; NaN: neither counts.
     """
-    order = np.argsort(-score, kind="stable")
+    order = rows[np.argsort(-score[rows], kind="stable")]
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1) + 1
-    positive = np.flatnonzero(member[order])
-    hits = np.searchsorted(positive, ends)
+    positive = order[member[order]]
+    hits = np.cumsum(member[order])[ends - 1]
     moved = np.diff(hits, prepend=0) > 0   # recall stands still elsewhere
-    ends, hits = ends[moved], hits[moved]
-    passed = _sums_before(np.append(ends, len(order)), len(order))
+    ends = ends[moved]
+    passed = _sums_before(np.append(ends, len(order)), order, len(member))
+    found = _sums_before(hits[moved], positive, len(member))
 
     def average_precision(weights):
-        weights = weights[order]
-        found, everybody = _running(weights[positive]), passed(weights)
-        total, reached = found[-1].astype(float), found[hits].astype(float)
+        reached, everybody = found(weights).astype(float), passed(weights)
+        total = weights[positive].sum(axis=0, dtype=float)
         precision = _share(reached, everybody[:-1])
         part = np.einsum("pb,pb->b", np.diff(reached, axis=0, prepend=0), precision)
         told = total < everybody[-1]
