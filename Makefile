@@ -44,7 +44,7 @@ reproduce: $(READY)  ## every chapter, executed into build/, with one page of al
 test: export OMP_NUM_THREADS = 1
 test: $(READY)  ## the library's notebooks and the tests
 	$(BIN)/nbdev_test --n_workers 2 --skip_file_re '^([_.]|[0-9][0-9]_|bench)'
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 lab: $(READY)  ## open the book in JupyterLab
 	$(BIN)/jupyter lab $(LAB_OPTIONS) nbs

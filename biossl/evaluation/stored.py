@@ -19,11 +19,12 @@ from .computing import schedule_of, storable
 # %% ../../nbs/evaluation/stored.ipynb #a1301074
 def save(folder, results: dict) -> list[Path]:
     "Store `{table: (frame, launched)}`, as `Table.run` gives them, in `folder`; the paths written."
-    import pandas as pd
     folder = Path(folder)
     names = {o.name for o in results}
-    stored = _stored(folder) if (folder / "runs.jsonl").is_file() else (pd.DataFrame(), [])
-    frames, records = [stored[0]], [o for o in stored[1] if o["table"] not in names]
+    frames, records = [], []
+    if (folder / "runs.jsonl").is_file():
+        frames.append(stored_predictions(folder))
+        records += [o for o in stored_records(folder) if o["table"] not in names]
     for _, launched in results.values():
         frames.append(storable(launched.predictions))
         records += [_line(o) for o in launched.records + launched.failures]
@@ -58,11 +59,6 @@ def table_text(frame) -> str:
 
 def _write_table(path, frame):
     with whole_file(path) as passing: passing.write_bytes(table_text(frame).encode())
-
-
-def _stored(folder):
-    "Predictions and records in `folder`."
-    return stored_predictions(folder), stored_records(folder)
 
 
 def stored_records(folder) -> list[dict]:
@@ -102,12 +98,12 @@ def rebuild(folder, tables, write: bool = True) -> dict[Path, bool]:
     table that has a CSV but no runs.
     """
     folder, same = Path(folder), {}
-    predictions, records = _stored(folder)
+    records = stored_records(folder)
     for table in tables:
         path, mine = folder / f"{table.name}.csv", [o for o in records if o["table"] == table.name]
         if not mine and not path.is_file(): continue
         if not mine: raise StoreError("no runs are stored", where=path, remedy="run it again")
-        frame = table.compute(predictions, mine)
+        frame = table.compute(stored_predictions(folder, {o["key"] for o in mine if "key" in o}), mine)
         same[path] = path.is_file() and path.read_bytes() == table_text(frame).encode()
         if write and not same[path]: _write_table(path, frame)
     return same
