@@ -6,7 +6,7 @@
 __all__ = ['brief', 'profiles', 'chance', 'tuned', 'supervised', 'untrained', 'beats', 'beats_ppg', 'probed', 'asked', 'snrs',
            'places', 'windows', 'people', 'noise', 'motion', 'missing', 'clock', 'late', 'taught', 'spare', 'sites',
            'aligned', 'few', 'promises', 'promise_few_windows', 'promise_few_people', 'promise_noise', 'promise_motion',
-           'promise_missing', 'promise_clock', 'homes', 'abroad', 'thin', 'promise_domains',
+           'promise_missing', 'promise_clock', 'promise_clock_taught', 'homes', 'abroad', 'thin', 'promise_domains',
            'promise_domains_simulated', 'promise_domains_activity']
 
 # %% ../../nbs/12_tsta_promises.ipynb #221bad25
@@ -73,11 +73,11 @@ promises = {name: Table(
     ("promise_motion", "bursts of motion in what is tested", at_levels(asked, harm_levels(motion))),
     ("promise_missing", "a sensor is lost at the test",
      at_levels(asked + spare, harm_levels(missing))),
-    ("promise_clock", "the PPG's clock errs",
-     at_levels(aligned, harm_levels(clock))
-     + at_levels(sites, {taught: dict(harm=late, harmed="both")})))}
+    ("promise_clock", "the PPG's clock errs", at_levels(aligned, harm_levels(clock))),
+    ("promise_clock_taught", "the PPG's clock errs, in training, too",
+     at_levels((*sites, supervised, untrained, beats), {PLAIN: {}, taught: dict(harm=late, harmed="both")})))}
 (promise_few_windows, promise_few_people, promise_noise, promise_motion, promise_missing,
- promise_clock) = promises.values()
+ promise_clock, promise_clock_taught) = promises.values()
 
 # %% ../../nbs/12_tsta_promises.ipynb #99a684b1
 homes = "simulated", "simulated_activity", "mimic_perform_af"
