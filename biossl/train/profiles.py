@@ -173,7 +173,7 @@ BRIEF = ("smoke", "quick")   #: profiles in which a table looks at shorter windo
 PROFILES = {o.name: o for o in (
     Profile("smoke", Schedule(epochs=1, steps=1, tune_epochs=1), subjects=8, seconds=90.0, folds=2,
             resamples=200, patients=48),
-    Profile("quick", Schedule(epochs=3, lr=1e-3, tune_epochs=3, tune_lr=1e-3, precision="auto")),
+    Profile("quick", Schedule(epochs=3, lr=1e-3, tune_epochs=3, tune_lr=1e-3, precision="auto"), folds=3),
     Profile("paper", Schedule(), subjects=100, seconds=1200.0, seeds=5,
             patients=2000, cut=Schedule(epochs=20, lr=3e-4)),
 )}  #: by name: tests, `make reproduce`, the published figures
