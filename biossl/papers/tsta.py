@@ -19,7 +19,7 @@ fixed = (1.0,)               # the penalty of hand-made rows: nothing to choose 
 warped = (("site", "output"),)   # TSTA-Net's own architecture, for rows that learn otherwise
 brief = Windowing(seconds=10, hop=60)
 hasty = PROFILES["quick"].schedule.but(epochs=2, tune_epochs=2)
-profiles = (replace(PROFILES["quick"], seconds=180.0, schedule=hasty),)
+profiles = (replace(PROFILES["quick"], subjects=24, seconds=180.0, schedule=hasty),)
 rivals = (("TSTA-Net", "tsta"), ("TS-TCC", "tstcc"), ("CLIP", "clip"), ("SimCLR", "simclr"),
           ("BYOL", "byol"))
 

@@ -45,7 +45,7 @@ two_cores = Schedule(epochs=60, batch=32, lr=3e-3, steps=8000, hop=2.5, gate=0.9
 profiles = (
     Profile("smoke", Schedule(epochs=1, batch=8, steps=1, tune_epochs=1), subjects=8, seconds=60.0,
             folds=2, resamples=200),
-    Profile("quick", Schedule(epochs=15, batch=32, lr=1e-3, precision="auto", tune_epochs=1),
+    Profile("quick", Schedule(epochs=8, batch=32, lr=1e-3, precision="auto", tune_epochs=1),
             subjects=40, seconds=100.0, folds=2),
     Profile("paper", Schedule(epochs=37, batch=512, lr=3e-4, gate=0.9, precision="auto",
                               tune_epochs=10, tune_batch=64),
