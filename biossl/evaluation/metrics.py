@@ -15,8 +15,7 @@ import numpy as np
 from ..data.errors import MethodError, RequestError, nearest
 from .challenge import (accuracy_all, challenge_score, class_auprc, class_auroc,
                                          class_f1, class_f2, class_g2, common, macro)
-from .folds import (auroc, average_precision, centred, pairs, positives,
-                                     within)
+from .folds import auroc, average_precision, centred, pairs, positives, within
 
 # %% ../../nbs/evaluation/metrics.ipynb #3efc4aa5
 def decide(truth, scores) -> np.ndarray:
@@ -78,10 +77,10 @@ def _auroc(truth, scores, folds=None):
 
 
 def _average_precision(truth, scores, folds=None):
-    return _over_classes(within(_precision, positives, folds), truth, scores)
+    return _over_classes(within(_one_average_precision, positives, folds), truth, scores)
 
 
-def _precision(member, score):
+def _one_average_precision(member, score):
     "Undefined without negatives, as AUROC is: there is nothing to rank."
     return np.nan if member.all() else average_precision(member, score)
 
