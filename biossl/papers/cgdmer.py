@@ -31,7 +31,7 @@ profiles = (
             folds=2, resamples=200, patients=48),
     Profile("quick", Schedule(epochs=2, batch=16, lr=7e-4, precision="auto", tune_epochs=2,
                               tune_lr=7e-4, penalties=(1.0,)),
-            folds=2, resamples=500, patients=128),
+            folds=2, resamples=500, patients=96),
     Profile("paper", Schedule(epochs=50, batch=512, lr=2e-4, weight_decay=1e-5, precision="auto",
                               tune_epochs=20),
             folds=5, seeds=5, patients=2000, cut=two_cores, cut_folds=3))
