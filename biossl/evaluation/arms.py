@@ -43,7 +43,7 @@ PROFILES = (
             folds=2, resamples=200, patients=40),
     Profile("quick", Schedule(epochs=2, batch=16, lr=5e-4, weight_decay=0.0, clip=3.0,
                               precision="auto", tune_epochs=1, tune_lr=1e-3, tune_fall=0.002),
-            folds=2, patients=160),
+            folds=2, patients=120),
     Profile("paper", Schedule(epochs=300, batch=196, lr=3.828e-4, weight_decay=0.0, clip=3.0,
                               precision="auto", tune_epochs=100, tune_batch=128, tune_lr=5e-3,
                               head_lr=5e-3, tune_fall=0.002),

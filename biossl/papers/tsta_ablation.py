@@ -84,6 +84,6 @@ sites = (("Full", ()), ("Remove STN", bare), ("STN, random warp", drawn),
 table2_clock = Table(
     name="table2_clock", chapter="05_tsta_ablation", task="af", versus="Full",
     title="Simulated patients whose PPG clock errs by up to 0.5 s and 300 ppm",
-    options=clocks, brief=brief, cut=TWO_CORES, cut_seeds=1, metrics=metrics,
+    options=clocks, brief=brief, profiles=profiles, cut=TWO_CORES, cut_seeds=1, metrics=metrics,
     rows=(*(Row(name, "tsta", hyper, judge="finetune") for name, hyper in sites),
           *(Row(f"{name}, probe", "tsta", hyper) for name, hyper in sites), *free))
