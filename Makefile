@@ -17,7 +17,6 @@ COHORT_11_cgdmer_zeroshot ?= ptb_xl_text
 OPTIONS_04_tsta          ?= -p also activity
 OPTIONS_05_tsta_ablation ?= -p clock_profile quick -p also ""
 OPTIONS_09_ssltsg_fusion ?= -p also switches
-OPTIONS_12_tsta_promises ?= -p without "promise_clock_taught promise_domains_simulated promise_domains_activity"
 publish = $(BIN)/papermill nbs/$(1).ipynb build/$(1).ipynb -p profile $(PUBLISHED_PROFILE) \
   -p cohort $(or $(COHORT_$(1)),$(PUBLISHED_COHORT)) -p out figures $(OPTIONS_$(1)) --no-progress-bar </dev/null
 

@@ -41,9 +41,6 @@ UNPUBLISHED |= {
     "10_cgdmer": {o.name for o in (*cgdmer.table1, *cgdmer.table3) if o.task not in OF_TEXT} | {o.name for o in cgdmer.figure2},
     "11_cgdmer_zeroshot": {o.name for o in (*zeroshot.table2, *zeroshot.table3, *zeroshot.withheld) if o.task not in OF_TEXT}}
 
-#: And what of chapter 12 was not run on real patients yet.
-UNPUBLISHED["12_tsta_promises"] = {"promise_clock_taught", "promise_domains_simulated", "promise_domains_activity"}
-
 #: Rows of networks whose weights are their authors'.
 ABSENT_ROWS = {"07_xmae_transfer": {o.name for o in outside}}
 
