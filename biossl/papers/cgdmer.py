@@ -29,8 +29,8 @@ two_cores = Schedule(epochs=1000, batch=32, lr=7e-4, steps=600, precision="auto"
 profiles = (
     Profile("smoke", Schedule(epochs=1, batch=8, steps=1, tune_epochs=1, penalties=(1.0,)),
             folds=2, resamples=200, patients=48),
-    Profile("quick", Schedule(epochs=2, batch=16, lr=7e-4, steps=40, precision="auto", tune_epochs=2,
-                              tune_lr=7e-4, penalties=(1.0,)),
+    Profile("quick", Schedule(epochs=2, batch=16, lr=7e-4, steps=40, precision="auto",
+                              tune_epochs=2, tune_lr=7e-4, penalties=(1.0,)),
             folds=2, resamples=500, patients=96),
     Profile("paper", Schedule(epochs=50, batch=512, lr=2e-4, weight_decay=1e-5, precision="auto",
                               tune_epochs=20),
